@@ -1,0 +1,1 @@
+"""Data sets, joint layouts, geometry. What a sample is: see `pyhar.data.sample`."""

@@ -1,0 +1,68 @@
+"""The action part of a prediction block (Sec. 3.3): poses and appearance of a clip to class scores."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyhar.models.blocks import ResidualUnit, batch_norm, conv, max_min_pool, max_pool
+from pyhar.models.config import SPNetConfig
+
+
+class ActionPart(nn.Module):
+    """Recognises actions from joint coordinates and appearance features over time.
+
+    Maps have time down and joints across (Fig. 5). `carried` marks that features of an earlier action block are
+    concatenated,
+    `reinject` that a later one reads this block's.
+    """
+
+    def __init__(self, config: SPNetConfig, source_channels: int, *, carried: bool, reinject: bool) -> None:
+        super().__init__()
+        n_pose, n_appearance = config.pose_features, config.appearance_features
+        n = max(n_pose, n_appearance)
+        streams = {(3, 1): n_pose // 16, (3, 3): n_pose // 8, (3, 5): n_pose // 4}
+        self.pose_convs = nn.ModuleList(conv(config.dim, width, kernel) for kernel, width in streams.items())
+        self.pose_unit = ResidualUnit(sum(streams.values()), n_pose, 3, "bottleneck")
+        self.appearance_conv = conv(source_channels, n_appearance)
+        self.fusion = ResidualUnit(n_pose + n_appearance + (n if carried else 0), n, 3, "bottleneck", divisor=4)
+        self.norm1 = batch_norm(n)
+        self.conv1 = conv(n, n, 3)
+        self.norm2 = batch_norm(n)
+        self.heads = nn.ModuleList(conv(n, classes, 3) for classes in config.num_actions)
+        self.reinjection = conv(sum(config.num_actions), n, 3) if reinject else None
+        # The replica of the heat-map and depth convolutions (Sec. 3.3.4), made by `decouple`.
+        self.heat: nn.Conv2d | None = None
+        self.depth: nn.Conv2d | None = None
+
+    def forward(
+        self, pose: Tensor, confidence: Tensor, appearance: Tensor, carried: Tensor | None
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """pose (B, T, J, dim), confidence (B, T, J), appearance (B, T, J, C), carried (B, N, T', J') or None.
+
+        Returns the features to carry on, (B, N, T', J') or None if nothing reads them, and the logits (B, classes) per
+        data set.
+        """
+        p = (pose * confidence.unsqueeze(-1)).permute(0, 3, 1, 2)
+        p = self.pose_unit(torch.cat([layer(p) for layer in self.pose_convs], dim=1))
+        v = self.appearance_conv(appearance.permute(0, 3, 1, 2))
+        streams = [_shrink(p), _shrink(v)]
+        u = self.fusion(torch.cat(streams if carried is None else [*streams, carried], dim=1))
+        c1 = self.conv1(F.relu(self.norm1(u)))
+        w = F.relu(self.norm2(max_min_pool(c1)))
+        maps = [head(w) for head in self.heads]
+        logits = [a.amax(dim=(2, 3)) + a.amin(dim=(2, 3)) for a in maps]
+        if self.reinjection is None:
+            return None, logits
+        back = F.interpolate(torch.cat(maps, dim=1), scale_factor=2, mode="nearest")
+        return u + c1 + self.reinjection(F.relu(back)), logits
+
+
+def _shrink(x: Tensor) -> Tensor:
+    """Zero-pad (B, C, T, J) so that joints divide by 4 and time by twice its stride, then max-pool 2x2; long clips
+    shrink in time too."""
+    stride = 2 if x.shape[-2] >= 16 else 1
+    time, joints = -x.shape[-2] % (2 * stride), -x.shape[-1] % 4
+    padded = F.pad(x, (joints // 2, joints - joints // 2, time // 2, time - time // 2))
+    return max_pool(padded, 2, (stride, 2))

@@ -1,0 +1,110 @@
+"""Model files: safetensors that carry their configuration and what is needed to read the network's answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyhar.data.layouts import LAYOUTS
+from pyhar.data.sample import DEPTH_RANGE_MM
+from pyhar.errors import UserError
+from pyhar.models.config import SPNetConfig
+from pyhar.models.spnet import SPNet
+
+MODEL_FILE = "model.safetensors"
+
+
+@dataclass
+class ModelMeta:
+    """What the numbers a network gives out mean."""
+
+    layout: str
+    joints: list[str]
+    action_names: list[list[str]] = field(default_factory=list)
+    """Class names, one list per action data set."""
+    depth_range_mm: float = DEPTH_RANGE_MM
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def default(cls, config: SPNetConfig) -> ModelMeta:
+        """Names from the configuration's layout, numbers where there are none."""
+        layout = LAYOUTS.get(config.layout)
+        joints = (
+            list(layout.joints)
+            if layout is not None and len(layout.joints) == config.num_joints
+            else [f"joint {j}" for j in range(config.num_joints)]
+        )
+        return cls(config.layout, joints, [[f"class {k}" for k in range(n)] for n in config.num_actions])
+
+
+def save_model(path: str | os.PathLike[str], model: SPNet, meta: ModelMeta) -> None:
+    """Write weights, configuration and `meta` to one file; atomic: a reader sees the old file or the whole new one."""
+    from safetensors.torch import save_file
+
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    header = {"pyhar": json.dumps({"config": model.config.to_dict(), "meta": dataclasses.asdict(meta)})}
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    try:
+        save_file(state, temporary, metadata=header)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> tuple[SPNet, ModelMeta]:
+    """Read a model file, or the one in a run directory; the network comes in eval mode on `device`.
+
+    Raises UserError if the file is missing, is not one of ours, or its weights do not fit its configuration.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = Path(path)
+    if file.is_dir():
+        file = file / MODEL_FILE
+    if not file.is_file():
+        raise UserError(
+            f"no model at {file}: train one with `python -m pyhar.train`, "
+            "or convert the authors' with `python -m pyhar.convert`"
+        )
+    try:
+        with safe_open(file, framework="pt") as handle:
+            header = (handle.metadata() or {}).get("pyhar")
+            state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{file} is not a whole safetensors file ({error}); write it again") from error
+    if header is None:
+        raise UserError(f"{file} carries no pyhar configuration: it was written by another program")
+    content: dict[str, Any] = json.loads(header)
+    with torch.device("meta"):
+        model = SPNet(SPNetConfig.from_dict(content["config"]))
+    load_weights(model, state, str(file), assign=True)
+    return model.to(device).eval(), ModelMeta(**content["meta"])
+
+
+def load_weights(model: SPNet, state: dict[str, torch.Tensor], source: str, *, assign: bool = False) -> None:
+    """Put a state dict into `model`; raises UserError that lists what is missing, unexpected or of another shape,
+    before changing anything."""
+    own = model.state_dict()
+    problems = [f"missing {name}" for name in own if name not in state]
+    problems += [f"unexpected {name}" for name in state if name not in own]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, the network's {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise UserError(f"{source} belongs to another configuration than this network: {shown}")
+    model.load_state_dict(state, assign=assign)

@@ -1,0 +1,393 @@
+"""SPNet: multi-task 3D pose estimation and action recognition from RGB (Luvizon, Picard, Tabia, TPAMI 2020)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyhar import ops
+from pyhar.errors import UserError
+from pyhar.models.action import ActionPart
+from pyhar.models.blocks import DownscalingUnit, EntryFlow, ResidualUnit, SeparableConv, UpscalingUnit, batch_norm, conv
+from pyhar.models.config import Cut, SPNetConfig
+
+
+class BlockMaps(NamedTuple):
+    """Logits of one prediction block for N = B or B * T frames, (N, J, h, w) each; the action maps are there if they
+    are decoupled."""
+
+    heat_logits: Tensor
+    depth_logits: Tensor | None
+    action_heat_logits: Tensor | None
+    action_depth_logits: Tensor | None
+
+
+@dataclasses.dataclass
+class SPNetOutput:
+    """What the network says, earliest block first; the last is the best."""
+
+    poses: list[Tensor] = dataclasses.field(default_factory=list)
+    """Per prediction block (B, [T,] J, dim + 1), float32: x, y, (z), confidence in normalised crop coordinates."""
+    action_logits: list[list[Tensor]] = dataclasses.field(default_factory=list)
+    """Per action block, per action data set: (B, classes), float32."""
+    maps: list[BlockMaps] = dataclasses.field(default_factory=list)
+    """Per prediction block, if asked for."""
+
+    @property
+    def actions(self) -> list[list[Tensor]]:
+        """Per action block, per action data set: probabilities (B, classes), float32."""
+        return [[logits.softmax(dim=-1) for logits in block] for block in self.action_logits]
+
+
+class PredictionBlock(nn.Module):
+    """One prediction block (Fig. 3, 6): pose heads on F channels, re-injection, and, where it has one, an action part.
+
+    `wants_pose` and `reinject` say whether anybody reads the pose and the output features: what nobody reads is
+    neither built nor computed.
+    """
+
+    def __init__(
+        self, config: SPNetConfig, channels: int, *, wants_pose: bool, reinject: bool, action: ActionPart | None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.wants_pose = wants_pose
+        joints = config.num_joints
+        self.unit = ResidualUnit(channels, channels, config.kernel_size, "separable")
+        self.norm1 = batch_norm(channels)
+        self.features = SeparableConv(channels, channels, config.kernel_size)
+        self.norm2 = batch_norm(channels)
+        needs_maps = wants_pose or reinject or (action is not None and not config.decoupled)
+        self.heat = conv(channels, joints) if needs_maps else None
+        self.depth = conv(channels, joints) if needs_maps and config.dim == 3 else None
+        self.forwarded = conv(channels, joints) if reinject and config.reinjection == "logits" else None
+        self.heat_back = conv(joints if config.reinjection == "maps" else 2 * joints, channels) if reinject else None
+        self.depth_back = conv(joints, channels) if reinject and config.dim == 3 else None
+        self.action = action
+        if action is not None and config.decoupled:
+            action.heat = conv(channels, joints)
+            action.depth = conv(channels, joints) if config.dim == 3 else None
+
+    def forward(
+        self, x: Tensor, first: Tensor, carried: Tensor | None, frames: int | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor] | None, BlockMaps | None]:
+        """x (N, F, h, w); first: Z0 of this level; carried: action features; frames: T of a clip, None for stills (no
+        action then).
+
+        Returns output features, carried action features, pose (N, J, dim + 1), action logits, maps; None for what is
+        not wanted.
+        """
+        cfg = self.config
+        z_prime = self.unit(x)
+        z = self.features(F.relu(self.norm1(z_prime)))
+        a = F.relu(self.norm2(z))
+        heat = self.heat(a) if self.heat is not None else None
+        depth = self.depth(a) if self.depth is not None else None
+        action = self.action if frames is not None else None
+        source = z if cfg.appearance_source == "same" else first
+
+        pose: Tensor | None = None
+        logits: list[Tensor] | None = None
+        action_heat = action_depth = None
+        if action is not None:
+            if action.heat is not None:
+                action_heat, action_depth = action.heat(a), action.depth(a) if action.depth is not None else None
+            map_heat, map_depth = (heat, depth) if action_heat is None else (action_heat, action_depth)
+            assert map_heat is not None
+            assert frames is not None
+            decoded, appearance = ops.decode_pose_and_appearance(
+                map_heat, source, map_depth, grid=cfg.grid, confidence=cfg.confidence
+            )
+            if self.wants_pose and action_heat is None:
+                pose = _join(decoded)
+            clip = (-1, frames)
+            carried, logits = action(
+                _coordinates(decoded).unflatten(0, clip),
+                decoded.confidence.unflatten(0, clip),
+                appearance.unflatten(0, clip),
+                carried,
+            )
+        if self.wants_pose and pose is None:
+            assert heat is not None
+            pose = _join(ops.decode_pose(heat, depth, grid=cfg.grid, confidence=cfg.confidence))
+
+        if self.heat_back is not None:
+            assert heat is not None
+            x = z_prime + z + self._reinject(a, heat, depth)
+        maps = BlockMaps(heat, depth, action_heat, action_depth) if heat is not None else None
+        return x, carried, pose, logits, maps
+
+    def _reinject(self, a: Tensor, heat: Tensor, depth: Tensor | None) -> Tensor:
+        """Maps back to features: Eq. 10, or the release's form of it."""
+        assert self.heat_back is not None
+        if self.forwarded is None:
+            back = self.heat_back(ops.spatial_softmax(heat))
+        else:
+            back = self.heat_back(F.relu(torch.cat([self.forwarded(a), heat], dim=1)))
+        if self.depth_back is not None and depth is not None:
+            back = back + self.depth_back(depth.sigmoid() if self.forwarded is None else depth)
+        return back
+
+
+def _coordinates(decoded: ops.DecodedPose) -> Tensor:
+    return decoded.xy if decoded.z is None else torch.cat([decoded.xy, decoded.z.unsqueeze(-1)], dim=-1)
+
+
+def _join(decoded: ops.DecodedPose) -> Tensor:
+    return torch.cat([_coordinates(decoded), decoded.confidence.unsqueeze(-1)], dim=-1)
+
+
+class Visit(nn.Module):
+    """One stop at a level on the way down or up a pyramid: change of scale, then a prediction block."""
+
+    def __init__(
+        self,
+        pyramid: int,
+        level: int,
+        scale: DownscalingUnit | UpscalingUnit,
+        action_unit: ResidualUnit | None,
+        block: PredictionBlock,
+    ) -> None:
+        super().__init__()
+        self.pyramid = pyramid
+        self.level = level
+        self.scale = scale
+        self.action_unit = action_unit
+        self.block = block
+
+
+class Step(NamedTuple):
+    """One visit as planned: pyramid from 1, level from 0, whether down, and the numbers of its blocks."""
+
+    pyramid: int
+    level: int
+    down: bool
+    pose_block: int
+    action_block: int | None
+
+
+def visiting_order(config: SPNetConfig) -> list[Step]:
+    """All visits of the full network in order: odd pyramids go down the levels, even ones up."""
+    steps: list[Step] = []
+    actions = 0
+    for pyramid in range(1, config.num_pyramids + 1):
+        down = pyramid % 2 == 1
+        for level in range(1, config.num_levels) if down else range(config.num_levels - 2, -1, -1):
+            acts = pyramid in config.action_pyramids
+            steps.append(Step(pyramid, level, down, len(steps), actions if acts else None))
+            actions += acts
+    return steps
+
+
+class SPNet(nn.Module):
+    """The network. `SPNet(config)` has random weights; see `pyhar.models.io` and `pyhar.convert` for trained ones."""
+
+    def __init__(self, config: SPNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.entry = EntryFlow(config.growth, config.stem_features)
+        self.visits = nn.ModuleList(self._build_visits(config))
+        self._pose_frozen = False
+        self.apply(_initialise)
+
+    @staticmethod
+    def _build_visits(config: SPNetConfig) -> Iterator[Visit]:
+        order = visiting_order(config)
+        cut = config.cut
+        last_action = (
+            (config.num_action_blocks - 1 if cut is None else cut.action_block) if config.num_actions else None
+        )
+        last_pose = config.num_pose_blocks - 1 if cut is None else cut.pose_block
+        ends = [
+            step.pose_block
+            for step in order
+            if step.pose_block == last_pose or (last_action is not None and step.action_block == last_action)
+        ]
+        n = max(config.pose_features, config.appearance_features)
+        carried = False
+        for step in order[: max(ends) + 1]:
+            channels = (3 + step.level) * config.growth
+            before = channels - config.growth if step.down else channels + config.growth
+            scale = (DownscalingUnit if step.down else UpscalingUnit)(before, config.growth, config.kernel_size)
+            action_unit = action = None
+            if step.action_block is not None and last_action is not None and step.action_block <= last_action:
+                action_unit = ResidualUnit(n, n, 3, "separable") if carried else None
+                action = ActionPart(config, channels, carried=carried, reinject=step.action_block != last_action)
+                carried = True
+            block = PredictionBlock(
+                config,
+                channels,
+                wants_pose=cut is None or step.pose_block == cut.pose_block,
+                reinject=step.pose_block != max(ends),
+                action=action,
+            )
+            yield Visit(step.pyramid, step.level, scale, action_unit, block)
+
+    @property
+    def num_pose_blocks(self) -> int:
+        """Poses in the output."""
+        return self.config.num_pose_blocks if self.config.cut is None else int(self.config.cut.pose_block is not None)
+
+    @property
+    def num_action_blocks(self) -> int:
+        """Action predictions in the output of a clip."""
+        return (
+            self.config.num_action_blocks if self.config.cut is None else int(self.config.cut.action_block is not None)
+        )
+
+    def forward(self, frames: Tensor, *, keep_maps: bool = False) -> SPNetOutput:
+        """frames: (B, 3, H, W) stills, for which only poses are computed, or (B, T, 3, H, W) clips; RGB in [-1, 1].
+
+        H and W are multiples of `config.size_multiple`. Raises ValueError on a wrong shape, UserError on a wrong size.
+        """
+        if frames.ndim not in (4, 5) or frames.shape[-3] != 3:
+            raise ValueError(f"frames: expected (B, 3, H, W) or (B, T, 3, H, W), got {tuple(frames.shape)}")
+        height, width = frames.shape[-2:]
+        if height % self.config.size_multiple or width % self.config.size_multiple:
+            raise UserError(
+                f"pictures of {width}x{height} pixels do not fit: "
+                f"both sides must be multiples of {self.config.size_multiple}"
+            )
+        clip = frames.shape[:2] if frames.ndim == 5 else None
+        if clip is not None and clip[1] == 0:
+            raise ValueError("frames: the clip is empty (T = 0)")
+
+        out = SPNetOutput()
+        x = self.entry(frames.flatten(0, 1) if clip is not None else frames)
+        features: dict[int, Tensor] = {0: x}  # X of each level
+        first: dict[int, Tensor] = {0: x}  # Z0 of each level
+        actions: dict[int, Tensor | None] = {}  # Y of each level
+        y: Tensor | None = None
+        for visit in self.visits:
+            level = visit.level
+            x = visit.scale(x)
+            first.setdefault(level, x)
+            if level in features:
+                x = x + features[level]
+            if visit.action_unit is not None and y is not None:
+                y = visit.action_unit(y)
+                earlier = actions.get(level)
+                if earlier is not None:
+                    y = y + earlier
+            x, y, pose, logits, maps = visit.block(x, first[level], y, clip[1] if clip is not None else None)
+            features[level], actions[level] = x, y
+            if pose is not None:
+                out.poses.append(pose.unflatten(0, clip) if clip is not None else pose)
+            if logits is not None and self._wants_action(visit):
+                out.action_logits.append([scores.float() for scores in logits])
+            if keep_maps and maps is not None:
+                out.maps.append(maps)
+        return out
+
+    def _wants_action(self, visit: nn.Module) -> bool:
+        return self.config.cut is None or visit is self._last_action_visit
+
+    @property
+    def _last_action_visit(self) -> nn.Module | None:
+        with_action = [visit for visit in self.visits if visit.block.action is not None]
+        return with_action[-1] if with_action else None
+
+    def cut(self, pose_block: int | None = -1, action_block: int | None = -1) -> SPNet:
+        """A network that ends at these blocks and computes nothing that they do not read (Sec. 4.5.4). It shares this
+        one's parameters.
+
+        Blocks count from 0, negative ones from the end; None leaves a task out. `action_block` is ignored by a network
+        without actions.
+        Its output lists hold one pose and one action prediction, equal to the full network's at these blocks.
+        Raises UserError if there is no such block, or if this network is cut already.
+        """
+        if self.config.cut is not None:
+            raise UserError("this network is cut already: cut the full one")
+        if not self.config.num_actions:
+            action_block = None
+        pose = _block_number("pose", pose_block, self.config.num_pose_blocks)
+        action = _block_number("action", action_block, self.config.num_action_blocks)
+        with torch.device("meta"):
+            shorter = SPNet(dataclasses.replace(self.config, cut=Cut(pose, action)))
+        own = dict(self.named_modules())
+        for name, module in shorter.named_modules():
+            module._parameters = {key: own[name]._parameters[key] for key in module._parameters}
+            module._buffers = {key: own[name]._buffers[key] for key in module._buffers}
+            module.training = own[name].training
+        shorter._pose_frozen = self._pose_frozen
+        return shorter
+
+    def decouple(self) -> SPNet:
+        """Give every action block heat-map and depth convolutions of its own, as copies of the supervised ones (Sec.
+        3.3.4). In place.
+
+        Raises UserError if the network recognises no actions, is decoupled already, or is cut.
+        """
+        if not self.config.num_actions:
+            raise UserError("this network recognises no actions: there is nothing to decouple")
+        if self.config.decoupled:
+            raise UserError("this network is decoupled already")
+        if self.config.cut is not None:
+            raise UserError("decouple the full network, then cut it")
+        self.config = dataclasses.replace(self.config, decoupled=True)
+        for visit in self.visits:
+            block = visit.block
+            block.config = self.config
+            if block.action is not None:
+                block.action.heat = copy.deepcopy(block.heat).requires_grad_(True)
+                block.action.depth = (
+                    copy.deepcopy(block.depth).requires_grad_(True) if block.depth is not None else None
+                )
+        return self
+
+    def action_modules(self) -> Iterator[nn.Module]:
+        """The modules of the action part, replicas included."""
+        for visit in self.visits:
+            if visit.action_unit is not None:
+                yield visit.action_unit
+            if visit.block.action is not None:
+                yield visit.block.action
+
+    def action_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the action part, replicas included."""
+        for module in self.action_modules():
+            yield from module.parameters()
+
+    def pose_parameters(self) -> Iterator[nn.Parameter]:
+        """All other parameters."""
+        of_action = {id(parameter) for parameter in self.action_parameters()}
+        return (parameter for parameter in self.parameters() if id(parameter) not in of_action)
+
+    def freeze_pose(self, frozen: bool = True) -> SPNet:
+        """Stop (or resume) the training of the pose part: no gradients, and its batch norms keep their statistics in
+        train mode too."""
+        self._pose_frozen = frozen
+        for parameter in self.pose_parameters():
+            parameter.requires_grad_(not frozen)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> SPNet:
+        super().train(mode)
+        if mode and self._pose_frozen:
+            of_action = {id(module) for part in self.action_modules() for module in part.modules()}
+            for module in self.modules():
+                if id(module) not in of_action and module is not self:
+                    module.training = False
+        return self
+
+
+def _block_number(task: Literal["pose", "action"], block: int | None, count: int) -> int | None:
+    if block is None:
+        return None
+    if not -count <= block < count:
+        raise UserError(
+            f"there is no {task} block {block}: this network has {count}, counted from 0 (or from -1 backwards)"
+        )
+    return block % count
+
+
+def _initialise(module: nn.Module) -> None:
+    """Keras' default for convolutions, which the authors trained from."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight)

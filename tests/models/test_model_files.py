@@ -1,0 +1,121 @@
+import dataclasses
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from pyhar import convert
+from pyhar.errors import UserError
+from pyhar.models import ModelMeta, SPNet, SPNetConfig, get_preset, load_model, save_model
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+WEIGHTS = GOLDEN / "A_tiny2d.hdf5"
+TINY = SPNetConfig(
+    num_joints=16,
+    num_pyramids=1,
+    num_levels=2,
+    growth=8,
+    stem_features=8,
+    action_pyramids=(1,),
+    num_actions=(3,),
+    pose_features=16,
+    appearance_features=16,
+)
+
+
+def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
+    model = SPNet(TINY).eval().decouple()
+    meta = ModelMeta("pa16", ["a"] * 16, [["x", "y", "z"]], extra={"stage": "pose"})
+    for saved in (model, model.cut(0, None)):
+        save_model(tmp_path / "model.safetensors", saved, meta)
+        loaded, loaded_meta = load_model(tmp_path)
+        assert loaded_meta == meta
+        assert loaded.config == saved.config
+        assert not loaded.training
+        frames = torch.rand(1, 2, 3, 16, 16)
+        torch.testing.assert_close(loaded(frames).poses, saved(frames).poses, rtol=0, atol=0)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_unusable_model_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no model at .*train one"):
+        load_model(tmp_path)
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        load_model(tmp_path / "cut.safetensors")
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="carries no pyhar configuration"):
+        load_model(tmp_path / "other.safetensors")
+    model = SPNet(TINY)
+    model.config = dataclasses.replace(TINY, growth=16)
+    save_model(tmp_path / "wrong.safetensors", model, ModelMeta.default(TINY))
+    with pytest.raises(UserError, match=r"another configuration.*entry.units.0"):
+        load_model(tmp_path / "wrong.safetensors")
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(UserError, match="did you mean 'penn-release'"):
+        get_preset("pen-release")
+
+
+def test_convert_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "tiny.safetensors"
+    assert convert.main([str(WEIGHTS), "-o", str(output)]) == 0
+    assert "275,888 parameters, 4 prediction blocks, 4 action blocks" in capsys.readouterr().out
+    model, meta = load_model(output)
+    assert model.config.num_actions == (15,)
+    assert meta.joints[0] == "pelvis"
+
+
+def test_a_file_of_another_configuration() -> None:
+    config = convert.infer_config(convert.read_layers(WEIGHTS))
+    with pytest.raises(UserError, match=r"layers missing from the file: up4.*|num_pyramids=2") as error:
+        convert.load_release_weights(SPNet(dataclasses.replace(config, num_pyramids=4)), WEIGHTS)
+    assert "fits a configuration with num_pyramids=2" in str(error.value)
+    with pytest.raises(UserError, match=r"layers missing.*_replica.*decoupled=False"):
+        convert.load_release_weights(SPNet(dataclasses.replace(config, decoupled=True)), WEIGHTS)
+    with pytest.raises(UserError, match=r"layers unknown to the network: .*act1_action.*num_actions=\(15,\)"):
+        convert.load_release_weights(SPNet(dataclasses.replace(config, action_pyramids=(), num_actions=())), WEIGHTS)
+    with pytest.raises(UserError, match=r"another configuration.*growth=16"):
+        convert.load_release_weights(SPNet(dataclasses.replace(config, growth=8)), WEIGHTS)
+
+
+def test_files_that_are_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no weight file at"):
+        convert.read_layers(tmp_path / "none.hdf5")
+    (tmp_path / "text.hdf5").write_text("hello")
+    with pytest.raises(UserError, match="cannot be read"):
+        convert.read_layers(tmp_path / "text.hdf5")
+    with h5py.File(tmp_path / "other.hdf5", "w") as file:
+        file["x"] = np.zeros(3)
+    with pytest.raises(UserError, match="no Keras weight file"):
+        convert.read_layers(tmp_path / "other.hdf5")
+
+
+def test_older_and_fuller_files(tmp_path: Path) -> None:
+    """Byte strings in the attributes, and layers in the last block that nothing reads."""
+    with h5py.File(WEIGHTS) as source, h5py.File(tmp_path / "old.hdf5", "w") as target:
+        names = [str(name) for name in source.attrs["layer_names"]]
+        for name in names:
+            source.copy(name, target)
+            target[name].attrs["weight_names"] = np.array(
+                [str(w).encode() for w in source[name].attrs["weight_names"]], dtype="S"
+            )
+        group = (
+            target.create_group("up2_pb0_heatmaps_conv2")
+            if "up2_pb0_heatmaps_conv2" not in names
+            else target["up2_pb0_heatmaps_conv2"]
+        )
+        group["up2_pb0_heatmaps_conv2/kernel:0"] = np.zeros((1, 1, 32, 48), np.float32)
+        group.attrs["weight_names"] = np.array([b"up2_pb0_heatmaps_conv2/kernel:0"])
+        target.attrs["layer_names"] = np.array(
+            [name.encode() for name in {*names, "up2_pb0_heatmaps_conv2"}], dtype="S"
+        )
+    config = convert.infer_config(convert.read_layers(WEIGHTS))
+    old = convert.load_release_weights(SPNet(config), tmp_path / "old.hdf5").state_dict()
+    new = convert.load_release_weights(SPNet(config), WEIGHTS).state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in new)
