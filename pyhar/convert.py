@@ -209,7 +209,7 @@ def _layers_of(model: SPNet) -> Iterator[tuple[nn.Module, str]]:
         assert isinstance(unit, ResidualUnit)
         yield from _residual(unit, f"res{k}")
     acts = 0
-    for visit in model.visits:
+    for visit in model.path:
         way, scale = ("dp", "du") if visit.pyramid % 2 else ("up", "uu")
         unit_name = f"{way}{visit.pyramid}_{scale}{visit.level}"
         yield from _residual(visit.scale.unit, f"{unit_name}_r0")

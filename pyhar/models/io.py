@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from pyhar.data.layouts import LAYOUTS
 from pyhar.data.sample import DEPTH_RANGE_MM
 from pyhar.errors import UserError
+from pyhar.files import atomic
 from pyhar.models.config import SPNetConfig
 from pyhar.models.spnet import SPNet
 
@@ -48,19 +48,10 @@ def save_model(path: str | os.PathLike[str], model: SPNet, meta: ModelMeta) -> N
     """Write weights, configuration and `meta` to one file; atomic: a reader sees the old file or the whole new one."""
     from safetensors.torch import save_file
 
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     header = {"pyhar": json.dumps({"config": model.config.to_dict(), "meta": dataclasses.asdict(meta)})}
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
+    with atomic(path) as temporary:
         save_file(state, temporary, metadata=header)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> tuple[SPNet, ModelMeta]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -230,6 +230,11 @@ class SPNet(nn.Module):
             yield Visit(step.pyramid, step.level, scale, action_unit, block)
 
     @property
+    def path(self) -> list[Visit]:
+        """The visits in the order in which they are made."""
+        return cast("list[Visit]", list(self.visits))
+
+    @property
     def num_pose_blocks(self) -> int:
         """Poses in the output."""
         return self.config.num_pose_blocks if self.config.cut is None else int(self.config.cut.pose_block is not None)
@@ -264,7 +269,7 @@ class SPNet(nn.Module):
         first: dict[int, Tensor] = {0: x}  # Z0 of each level
         actions: dict[int, Tensor | None] = {}  # Y of each level
         y: Tensor | None = None
-        for visit in self.visits:
+        for visit in self.path:
             level = visit.level
             x = visit.scale(x)
             first.setdefault(level, x)
@@ -285,12 +290,12 @@ class SPNet(nn.Module):
                 out.maps.append(maps)
         return out
 
-    def _wants_action(self, visit: nn.Module) -> bool:
+    def _wants_action(self, visit: Visit) -> bool:
         return self.config.cut is None or visit is self._last_action_visit
 
     @property
-    def _last_action_visit(self) -> nn.Module | None:
-        with_action = [visit for visit in self.visits if visit.block.action is not None]
+    def _last_action_visit(self) -> Visit | None:
+        with_action = [visit for visit in self.path if visit.block.action is not None]
         return with_action[-1] if with_action else None
 
     def cut(self, pose_block: int | None = -1, action_block: int | None = -1) -> SPNet:
@@ -331,10 +336,11 @@ class SPNet(nn.Module):
         if self.config.cut is not None:
             raise UserError("decouple the full network, then cut it")
         self.config = dataclasses.replace(self.config, decoupled=True)
-        for visit in self.visits:
+        for visit in self.path:
             block = visit.block
             block.config = self.config
             if block.action is not None:
+                assert block.heat is not None
                 block.action.heat = copy.deepcopy(block.heat).requires_grad_(True)
                 block.action.depth = (
                     copy.deepcopy(block.depth).requires_grad_(True) if block.depth is not None else None
@@ -343,7 +349,7 @@ class SPNet(nn.Module):
 
     def action_modules(self) -> Iterator[nn.Module]:
         """The modules of the action part, replicas included."""
-        for visit in self.visits:
+        for visit in self.path:
             if visit.action_unit is not None:
                 yield visit.action_unit
             if visit.block.action is not None:

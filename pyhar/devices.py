@@ -1,0 +1,29 @@
+"""Which device to compute on."""
+
+from __future__ import annotations
+
+import torch
+
+from pyhar.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1"...
+
+    Raises UserError if the name is unknown or this machine or this PyTorch has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(
+                f"device {name!r} asked for, but PyTorch {torch.__version__} sees no CUDA GPU: "
+                "use --device cpu, or check `pyhar info`"
+            )
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise UserError(f"device {name!r} asked for, but there are {torch.cuda.device_count()} CUDA GPUs, from cuda:0")
+    return device
