@@ -1,0 +1,218 @@
+"""The operators of `pyhar.ops` as modules, and drop-ins for the soft-argmax functions and modules people already use.
+
+The modules `SpatialSoftmax`, `SoftArgmax2d`, `PoseDecoder` and `AppearancePooling` take the inverse temperature `beta`
+as a number, as a tensor () or (J,), which becomes a buffer, or as an `nn.Parameter` of such a shape, which is learnt.
+Their `backend` names the backend that must serve them; None takes the fastest that can.
+
+The drop-ins keep the signature and the values of what they replace, with one difference: coordinates of half-precision
+maps are computed and returned in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyhar import ops
+from pyhar.ops.grid import check_grid
+from pyhar.ops.validation import check_confidence
+
+
+class _MapModule(nn.Module):
+    """Holds what every module here has: the inverse temperature and the choice of the backend."""
+
+    beta: float | Tensor
+
+    def __init__(self, beta: float | Tensor = 1.0, *, backend: str | None = None) -> None:
+        super().__init__()
+        if isinstance(beta, Tensor) and not isinstance(beta, nn.Parameter):
+            self.register_buffer("beta", beta)
+        else:
+            self.beta = beta
+        self.backend = backend
+
+    def extra_repr(self) -> str:
+        beta = f"tensor {tuple(self.beta.shape)}" if isinstance(self.beta, Tensor) else self.beta
+        return f"beta={beta}, backend={self.backend!r}"
+
+
+class SpatialSoftmax(_MapModule):
+    """Logits (B, J, Y, X) -> probability maps (B, J, Y, X); see `pyhar.ops.spatial_softmax`."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return ops.spatial_softmax(logits, beta=self.beta, backend=self.backend)
+
+
+class SoftArgmax2d(_MapModule):
+    """Logits (B, J, Y, X) -> coordinates x, y (B, J, 2); see `pyhar.ops.soft_argmax`."""
+
+    def __init__(
+        self,
+        beta: float | Tensor = 1.0,
+        *,
+        grid: str = "corners",
+        backend: str | None = None,
+    ) -> None:
+        check_grid(grid)
+        super().__init__(beta, backend=backend)
+        self.grid = grid
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return ops.soft_argmax(logits, beta=self.beta, grid=self.grid, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        return f"grid={self.grid!r}, {super().extra_repr()}"
+
+
+class PoseDecoder(_MapModule):
+    """Logits (B, J, Y, X), and depth logits or None -> `pyhar.ops.DecodedPose`; see `pyhar.ops.decode_pose`."""
+
+    def __init__(
+        self,
+        beta: float | Tensor = 1.0,
+        *,
+        grid: str = "corners",
+        confidence: str = "max",
+        backend: str | None = None,
+    ) -> None:
+        check_grid(grid)
+        check_confidence(confidence)
+        super().__init__(beta, backend=backend)
+        self.grid = grid
+        self.confidence = confidence
+
+    def forward(self, logits: Tensor, depth_logits: Tensor | None = None) -> ops.DecodedPose:
+        return ops.decode_pose(
+            logits, depth_logits, beta=self.beta, grid=self.grid, confidence=self.confidence, backend=self.backend
+        )
+
+    def extra_repr(self) -> str:
+        return f"grid={self.grid!r}, confidence={self.confidence!r}, {super().extra_repr()}"
+
+
+class AppearancePooling(_MapModule):
+    """Logits (B, J, Y, X) and features (B, C, Y, X) -> appearance (B, J, C); see `pyhar.ops.pool_appearance`."""
+
+    def forward(self, logits: Tensor, features: Tensor) -> Tensor:
+        return ops.pool_appearance(logits, features, beta=self.beta, backend=self.backend)
+
+
+def spatial_soft_argmax2d(
+    input: Tensor, temperature: float | Tensor | None = None, normalized_coordinates: bool = True
+) -> Tensor:
+    """Drop-in for `kornia.geometry.subpix.spatial_soft_argmax2d` as of kornia 0.9.
+
+    kornia before 0.9 multiplied by its `temperature`; callers that relied on that pass its inverse here. The one pixel
+    of a side of length 1 has the normalised coordinate -1 here and 0 in kornia.
+
+    Args:
+        input: heat maps (B, N, H, W), floating point.
+        temperature: positive number or tensor of one element that divides the input; None means 1. A tensor's sign is
+            not checked.
+        normalized_coordinates: True for coordinates in [-1, 1], the pixel centres of the corners lying at -1 and 1;
+            False for pixels.
+
+    Returns:
+        Coordinates x, y (B, N, 2), float32 (float64 for float64 input).
+
+    Raises:
+        TypeError, ValueError: `input` or `temperature` is of the wrong kind, or the temperature is not positive.
+    """
+    beta = 1.0 if temperature is None else _inverse(temperature, input)
+    return ops.soft_argmax(input, beta=beta, grid="ndc_corners" if normalized_coordinates else "pixels")
+
+
+def dsnt(heatmaps: Tensor, normalized_coordinates: bool = True) -> Tensor:
+    """Drop-in for `dsntnn.dsnt` with heat maps of two dimensions.
+
+    Args:
+        heatmaps: maps (B, L, H, W) that are probabilities already, floating point.
+        normalized_coordinates: True for coordinates in (-1, 1), the edges of the picture lying at -1 and 1; False for
+            pixels.
+
+    Returns:
+        Coordinates x, y (B, L, 2), float32 (float64 for float64 maps).
+
+    Raises:
+        TypeError, ValueError: `heatmaps` has the wrong type or shape.
+    """
+    return ops.expectation(heatmaps, grid="ndc_centers" if normalized_coordinates else "pixels")
+
+
+class SpatialSoftmaxKeypoints(nn.Module):
+    """Drop-in for the `SpatialSoftmax` of robot-learning code (robomimic, LeRobot and their kin).
+
+    Features (B, C, H, W) -> keypoints x, y (B, K, 2) in [-1, 1], the pixel centres of the corners lying at -1 and 1.
+    Weights saved by those modules load: the convolution has their name, and their coordinate grids are ignored.
+
+    Args:
+        input_shape: (C, H, W) of the features.
+        num_kp: number of keypoints K, made by a 1x1 convolution; None takes each channel for a keypoint.
+        temperature: positive number that divides the maps before the softmax.
+        learnable_temperature: whether the temperature is a parameter.
+
+    Raises:
+        ValueError: `input_shape` is not three sizes, or the temperature is not positive; on a call, the features have
+            not C channels.
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_kp: int | None = None,
+        temperature: float = 1.0,
+        learnable_temperature: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(input_shape) != 3:
+            raise ValueError(f"input_shape: expected (C, H, W), got {tuple(input_shape)}")
+        if not temperature > 0:
+            raise ValueError(f"temperature: expected a positive number, got {temperature}")
+        self.input_shape = tuple(input_shape)
+        channels = self.input_shape[0]
+        self.num_kp = channels if num_kp is None else num_kp
+        self.nets = None if num_kp is None else nn.Conv2d(channels, num_kp, kernel_size=1)
+        initial = torch.full((1,), float(temperature))
+        if learnable_temperature:
+            self.temperature = nn.Parameter(initial)
+        else:
+            self.register_buffer("temperature", initial)
+        self.register_load_state_dict_pre_hook(_adapt_keypoint_weights)
+
+    def output_shape(self, input_shape: Sequence[int] | None = None) -> list[int]:
+        """Return the shape [K, 2] of the keypoints of one picture; the argument is not needed."""
+        return [self.num_kp, 2]
+
+    def forward(self, features: Tensor) -> Tensor:
+        if features.shape[1] != self.input_shape[0]:
+            raise ValueError(f"features: expected (B, {self.input_shape[0]}, H, W), got {tuple(features.shape)}")
+        if self.nets is not None:
+            features = self.nets(features)
+        return ops.soft_argmax(features, beta=_inverse(self.temperature, features), grid="ndc_corners")
+
+    def extra_repr(self) -> str:
+        return f"input_shape={self.input_shape}, num_kp={self.num_kp}"
+
+
+def _adapt_keypoint_weights(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """Drop what other modules of the kind save and ours does not have; keep our temperature where they save none."""
+    for name in ("pos_x", "pos_y", "pos_grid"):
+        state_dict.pop(prefix + name, None)
+    state_dict.setdefault(prefix + "temperature", module.temperature)
+
+
+def _inverse(temperature: float | Tensor, maps: Tensor) -> float | Tensor:
+    """Return beta for `maps`, in float32 at least, from a positive temperature or a tensor of one element."""
+    if isinstance(temperature, Tensor):
+        if temperature.numel() != 1:
+            raise ValueError(f"temperature: expected one element, got shape {tuple(temperature.shape)}")
+        wide = torch.promote_types(temperature.dtype, torch.float32)
+        return temperature.to(maps.device, wide).reshape(()).reciprocal()
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected a positive number, got {temperature}")
+    return 1.0 / temperature

@@ -1,0 +1,46 @@
+"""Operators that read coordinates, depth, confidence and appearance out of heat maps.
+
+This docstring is the contract of every operator and of every backend; the modules below are its definition in plain
+PyTorch.
+
+Symbols: heat-map logits H (B, J, Y, X), depth logits D of the same shape, features F (B, C, Y, X); B may be 0, the
+other sizes are at least 1; Y counts rows, X columns. `beta` (inverse temperature) is a finite number, or a 0-d or (J,)
+tensor that may require grad.
+
+- `spatial_softmax`: h = exp(beta*H - max) / sum, over each plane
+- `soft_argmax`: (x, y) = (sum h*gx, sum h*gy), gx and gy from the `grid` convention (Eq. 8)
+- `decode_pose`: those, the depth z = sum h*sigmoid(D) (Eq. 7 and 9) and the confidence, the peak of h (Sec. 3.2.3)
+- `pool_appearance`: V[j,c] = sum h[j]*F[c] (Sec. 3.3.2)
+- `decode_pose_and_appearance`: both of the last two
+- `expectation`, `pool_appearance_from_probs`: the same for maps that are probabilities already
+
+Types: float16, bfloat16, float32 or float64; the tensors of one call may differ in type. Everything is computed in
+float32, in float64 if H, D or F is float64, under `torch.autocast` too. Coordinates, depth and confidence are returned
+in that computing type; probability maps in the type of the logits, appearance in the type of the features, gradients in
+the type of their tensor.
+
+A logit of -inf is a mask: its pixel has probability 0 whatever `beta` is, and no gradient. A plane that is wholly -inf,
+or holds a NaN, gives NaN for that plane alone. The pixels that tie for a confidence share its gradient equally.
+
+Every operator takes `backend=`; see `pyhar.ops.dispatch` for how a backend is chosen. Wrong arguments raise TypeError
+or ValueError (`pyhar.errors.UserError` for unknown names and backends) that name the argument, before anything is
+computed.
+"""
+
+from pyhar.ops.appearance import decode_pose_and_appearance, pool_appearance, pool_appearance_from_probs
+from pyhar.ops.decode import DecodedPose, decode_pose, expectation, soft_argmax
+from pyhar.ops.dispatch import available_backends, use_backend
+from pyhar.ops.softmax import spatial_softmax
+
+__all__ = [
+    "DecodedPose",
+    "available_backends",
+    "decode_pose",
+    "decode_pose_and_appearance",
+    "expectation",
+    "pool_appearance",
+    "pool_appearance_from_probs",
+    "soft_argmax",
+    "spatial_softmax",
+    "use_backend",
+]

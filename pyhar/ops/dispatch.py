@@ -1,0 +1,145 @@
+"""Which implementation of an operator serves a call.
+
+An operator is a name and a fixed row of arguments; a backend is a set of implementations of operators. Every operator
+has the backend "eager", plain PyTorch, which defines it and can serve every call. Another backend joins by
+
+    register_backend("triton", probe)
+    register("soft_argmax", "triton", function, can_serve)       # for each operator that it has
+
+where `probe()` returns None if this machine can run it, else the reason why not; `function(*args)` takes the arguments
+of the operator, already checked and with autocast off; and `can_serve(*args)` returns None or the reason why it cannot
+serve that call. Probe and `can_serve` are asked at every call: they must be cheap (a probe keeps its answer) and must
+not wait for a device. A compiled function is first registered with `torch.library` (fake, autograd, vmap) by its
+backend, and the operator so made is what it puts here; "eager" needs none of that.
+
+The backend of a call: the argument `backend`, else the one asked for by `use_backend`, else by the environment variable
+PYHAR_BACKEND, else the first of `BACKENDS` that can serve it. A backend that was asked for and cannot serve the call is
+an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyhar.errors import UserError, unknown_name
+
+# : Every backend by name, fastest first: "cuda" is compiled ahead, "nvrtc" the same source compiled at run time, "cpu"
+# C++.
+BACKENDS = ("cuda", "nvrtc", "triton", "cpu", "eager")
+
+Probe = Callable[[], str | None]
+
+
+class Implementation(NamedTuple):
+    """One backend's implementation of one operator; see the module's docstring."""
+
+    function: Callable[..., Any]
+    can_serve: Callable[..., str | None]
+
+
+def _always(*args: object) -> None:
+    return None
+
+
+_probes: dict[str, Probe] = {"eager": _always}
+_operators: dict[str, dict[str, Implementation]] = {}  # operator -> backend, fastest first -> implementation
+# A plain global: torch.compile guards on it, and so compiles anew when it changes. It does not see changes of a context
+# variable.
+_asked: str | None = None
+
+
+def register_backend(backend: str, probe: Probe) -> None:
+    """Make `backend` known; `probe()` returns None if it is usable on this machine, else the reason why it is not."""
+    _check_name(backend)
+    _probes[backend] = probe
+
+
+def register(
+    operator: str, backend: str, function: Callable[..., Any], can_serve: Callable[..., str | None] = _always
+) -> None:
+    """Add the implementation of `operator` by `backend`."""
+    _check_name(backend)
+    others = _operators.get(operator, {}) | {backend: Implementation(function, can_serve)}
+    _operators[operator] = {name: others[name] for name in BACKENDS if name in others}
+
+
+def available_backends() -> dict[str, str | None]:
+    """Return, for every backend, None if it is usable on this machine, else the reason why it is not."""
+    return {name: _unusable(name) for name in BACKENDS}
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Have every operator called inside (by any thread of the process) served by `backend`, or fail with the reason.
+
+    Raises:
+        UserError: no backend has this name.
+    """
+    global _asked
+    _check_name(backend)
+    before, _asked = _asked, backend
+    try:
+        yield
+    finally:
+        _asked = before
+
+
+def run(operator: str, backend: str | None, *args: Any) -> Any:
+    """Serve a call of `operator` with checked arguments `args`, the first a tensor, by `backend` if not None.
+
+    Raises:
+        UserError: the backend asked for does not exist or cannot serve the call.
+    """
+    function = _select(operator, backend, args)
+    device: torch.device = args[0].device
+    if torch.is_autocast_enabled(device.type):  # it would take products of float32 tensors in half precision
+        with torch.autocast(device.type, enabled=False):
+            return function(*args)
+    return function(*args)
+
+
+def _select(operator: str, backend: str | None, args: tuple[Any, ...]) -> Callable[..., Any]:
+    implementations = _operators[operator]
+    asked, kind = backend if backend is not None else _asked, "backend"
+    if asked is None:
+        asked, kind = os.environ.get("PYHAR_BACKEND") or None, "PYHAR_BACKEND"
+    if asked is None:
+        return next(i.function for name, i in implementations.items() if _refusal(operator, name, args) is None)
+    _check_name(asked, kind)
+    reason = _refusal(operator, asked, args)
+    if reason is not None:
+        able = ", ".join(name for name in implementations if _refusal(operator, name, args) is None)
+        raise UserError(f"{kind} {asked!r} cannot serve {operator}: {reason}; these can: {able}")
+    return implementations[asked].function
+
+
+def _refusal(operator: str, backend: str, args: tuple[Any, ...]) -> str | None:
+    """Return None if `backend` can serve this call, else the reason why it cannot."""
+    reason = _unusable(backend)
+    if reason is not None:
+        return reason
+    implementation = _operators[operator].get(backend)
+    return f"it has no {operator}" if implementation is None else implementation.can_serve(*args)
+
+
+def _unusable(backend: str) -> str | None:
+    probe = _probes.get(backend)
+    return "not part of this version of pyhar" if probe is None else probe()
+
+
+def _check_name(backend: str, kind: str = "backend") -> None:
+    if not isinstance(backend, str):
+        raise TypeError(f"{kind}: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend not in BACKENDS:
+        raise unknown_name(kind, backend, BACKENDS)
+
+
+def computing_type(*tensors: Tensor | None) -> torch.dtype:
+    """Return the type a call is computed in: float64 if any tensor has it, else float32."""
+    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32

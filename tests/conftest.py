@@ -1,0 +1,36 @@
+"""What every test starts from: pyhar installed, fixed seeds, a known number of threads, GPU tests only with a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if importlib.util.find_spec("pyhar.kernels") is None:
+        raise pytest.UsageError(
+            "pyhar is not installed for this Python; run `pip install -c constraints.txt -e .` first"
+        )
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device and this machine offers none"))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> None:
+    """Every test draws the same numbers, alone or among others."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  for code that uses NumPy's global generator
+    torch.manual_seed(0)

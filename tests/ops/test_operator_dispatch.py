@@ -1,0 +1,149 @@
+"""Which backend serves a call: the argument, `use_backend`, PYHAR_BACKEND, else the fastest that can."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyhar import ops
+from pyhar.errors import UserError
+from pyhar.ops import dispatch
+
+H = torch.zeros(1, 2, 3, 4)
+CHOICES: dict[str, Any] = {
+    "argument": lambda name, monkeypatch: ops.soft_argmax(H, backend=name),
+    "context": lambda name, monkeypatch: call_inside(name),
+    "environment": lambda name, monkeypatch: (monkeypatch.setenv("PYHAR_BACKEND", name), ops.soft_argmax(H))[1],
+}
+
+
+def call_inside(name: str) -> Tensor:
+    with ops.use_backend(name):
+        return ops.soft_argmax(H)
+
+
+@pytest.fixture(autouse=True)
+def no_choice_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYHAR_BACKEND", raising=False)
+
+
+@pytest.fixture
+def triton_for_small_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
+    """A stand-in for the backend "triton" that has `soft_argmax` for batches of one; yields the logits it was given."""
+    seen: list[Tensor] = []
+
+    def serve(logits: Tensor, beta: float | Tensor, grid: str) -> Tensor:
+        assert not torch.is_autocast_enabled("cpu")
+        seen.append(logits)
+        return logits.new_full((1, 2, 2), 7.0)
+
+    def can_serve(logits: Tensor, beta: float | Tensor, grid: str) -> str | None:
+        return None if logits.shape[0] == 1 else f"it takes one picture, not {logits.shape[0]}"
+
+    monkeypatch.setattr(dispatch, "_probes", dict(dispatch._probes))
+    monkeypatch.setattr(dispatch, "_operators", dict(dispatch._operators))
+    dispatch.register_backend("triton", lambda: None)
+    dispatch.register("soft_argmax", "triton", serve, can_serve)
+    return seen
+
+
+def test_every_backend_is_listed_with_a_reason() -> None:
+    backends = ops.available_backends()
+    assert set(backends) == {"eager", "cpu", "triton", "cuda", "nvrtc"}
+    assert backends["eager"] is None
+    assert all(reason is None or len(reason) > 10 for reason in backends.values())
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_backend_that_is_not_usable_fails_with_its_reason(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_probes", dispatch._probes | {"cuda": lambda: "no CUDA device was found"})
+    kind = "PYHAR_BACKEND" if choice == "environment" else "backend"
+    with pytest.raises(UserError) as raised:
+        CHOICES[choice]("cuda", monkeypatch)
+    assert str(raised.value).startswith(
+        f"{kind} 'cuda' cannot serve soft_argmax: no CUDA device was found; these can: "
+    )
+    assert "eager" in str(raised.value)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_an_unknown_backend_fails_with_the_nearest(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = "PYHAR_BACKEND" if choice == "environment" else "backend"
+    with pytest.raises(UserError, match=f"^unknown {kind} 'tritton'; did you mean 'triton'\\?"):
+        CHOICES[choice]("tritton", monkeypatch)
+
+
+def test_a_backend_is_a_name() -> None:
+    with pytest.raises(TypeError, match="backend: expected one of cuda, nvrtc, triton, cpu, eager, got 3"):
+        ops.soft_argmax(H, backend=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_backend_asked_for_serves(
+    choice: str, triton_for_small_batches: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CHOICES[choice]("eager", monkeypatch).max() == 0.5
+    assert triton_for_small_batches == []
+    assert (CHOICES[choice]("triton", monkeypatch) == 7).all()
+    assert triton_for_small_batches[0] is H
+
+
+def test_the_fastest_that_can_serves_unasked(triton_for_small_batches: list[Tensor]) -> None:
+    assert (ops.soft_argmax(H) == 7).all()
+    assert (ops.soft_argmax(H.expand(2, -1, -1, -1)) == 0.5).all()
+    assert len(triton_for_small_batches) == 1
+    with torch.autocast("cpu", torch.bfloat16):
+        ops.soft_argmax(H)
+    assert len(triton_for_small_batches) == 2
+
+
+def test_a_call_that_the_backend_asked_for_cannot_serve(triton_for_small_batches: list[Tensor]) -> None:
+    with pytest.raises(UserError, match="'triton' cannot serve soft_argmax: it takes one picture, not 2; these can: "):
+        ops.soft_argmax(H.expand(2, -1, -1, -1), backend="triton")
+    with pytest.raises(
+        UserError, match="'triton' cannot serve spatial_softmax: it has no spatial_softmax; these can: "
+    ):
+        ops.spatial_softmax(H, backend="triton")
+
+
+def test_the_argument_beats_the_context_and_the_context_the_environment(
+    triton_for_small_batches: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYHAR_BACKEND", "cuda")
+    with ops.use_backend("eager"):
+        assert (ops.soft_argmax(H) == 0.5).all()
+        assert (ops.soft_argmax(H, backend="triton") == 7).all()
+        with ops.use_backend("triton"):
+            assert (ops.soft_argmax(H) == 7).all()
+        assert (ops.soft_argmax(H) == 0.5).all()
+    monkeypatch.setenv("PYHAR_BACKEND", "")
+    assert (ops.soft_argmax(H) == 7).all()
+
+
+def test_use_backend_is_undone_by_an_error() -> None:
+    with pytest.raises(KeyError), ops.use_backend("cuda"):
+        raise KeyError
+    assert (ops.soft_argmax(H) == 0.5).all()
+
+
+def test_arguments_are_checked_before_the_backend() -> None:
+    with pytest.raises(ValueError, match="logits: "):
+        ops.soft_argmax(H[0], backend="cuda")
+
+
+def test_importing_is_light() -> None:
+    """The operators load neither optional packages nor a GPU."""
+    program = (
+        "import sys, torch, pyhar.ops, pyhar.nn;"
+        "heavy = {'cv2', 'matplotlib', 'h5py', 'tyro', 'tensorboard', 'triton', 'cupy'} & set(sys.modules);"
+        "assert not heavy, heavy;"
+        "assert not torch.cuda.is_initialized()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

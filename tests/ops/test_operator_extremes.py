@@ -1,0 +1,120 @@
+"""Masks, huge logits and NaN: what must stay finite does, what must not be a number stays where it belongs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from pyhar import ops
+
+HALF = [torch.bfloat16, torch.float16]
+BETAS = [1.0, 2.0, 0.5, 0.0, -1.0, torch.tensor(3.0), torch.tensor([0.0, -2.0, 1.0])]
+
+
+def decode(inputs: Any, backend: str, **options: Any) -> list[torch.Tensor]:
+    pose, appearance = ops.decode_pose_and_appearance(*inputs, **options, backend=backend)
+    return [*pose, appearance]
+
+
+@pytest.mark.parametrize("confidence", ["max", "window"])
+@pytest.mark.parametrize("beta", BETAS, ids=str)
+def test_masked_pixels_are_as_if_absent(beta: Any, confidence: str, backend: str, make_inputs: Any) -> None:
+    """Masking all columns but the first four gives what the four columns alone give, in values and gradients."""
+    inputs = make_inputs(dtype=torch.float64)
+    options: Any = {"grid": "pixels", "confidence": confidence}
+    grads = []
+    values = []
+    for masked in (True, False):
+        if masked:
+            leaves = inputs._replace(logits=inputs.logits.clone()).leaves()
+            with torch.no_grad():
+                leaves.logits[..., 4:] = -torch.inf
+        else:
+            leaves = type(inputs)(*(t[..., :4].clone() for t in inputs)).leaves()
+        b = beta.double().requires_grad_() if isinstance(beta, torch.Tensor) else beta
+        out = decode(leaves, backend, beta=b, **options)
+        wrt = [*leaves, b] if isinstance(b, torch.Tensor) else [*leaves]
+        grad = torch.autograd.grad(sum(o.square().sum() for o in out), wrt)
+        if masked:
+            assert all(not g[..., 4:].any() for g in grad[:3])  # nothing, and no NaN, flows into what is masked
+        values.append(out)
+        grads.append([*(g[..., :4] for g in grad[:3]), *grad[3:]])
+    torch.testing.assert_close(values[0], values[1])
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+@pytest.mark.parametrize("beta", [1.0, 3.0, torch.tensor(3.0)], ids=str)
+def test_huge_float32_logits_keep_their_precision(beta: Any, backend: str, make_inputs: Any, reference: Any) -> None:
+    inputs = make_inputs()
+    inputs = inputs._replace(logits=inputs.logits + torch.tensor([1e4, -1e4, 0.0])[:, None, None]).leaves()
+    factor = float(beta)
+    beta = beta.clone().requires_grad_() if isinstance(beta, torch.Tensor) else beta
+    out = decode(inputs, backend, beta=beta)
+    arrays = [t.detach().double().numpy() for t in inputs]
+    expected = reference.decode(*arrays, beta=factor)
+    for name, value in zip(("xy", "z", "confidence", "appearance"), out, strict=True):
+        torch.testing.assert_close(value.double(), torch.from_numpy(expected[name]), rtol=1e-5, atol=1e-5)
+    sum(o.sum() for o in out).backward()
+    upstream = {
+        n: torch.ones_like(v).numpy() for n, v in zip(("xy", "z", "confidence", "appearance"), out, strict=True)
+    }
+    expected = reference.gradients(*arrays, upstream, beta=factor)
+    grad = torch.from_numpy(expected["logits"])
+    torch.testing.assert_close(inputs.logits.grad.double(), grad, rtol=1e-4, atol=1e-5)
+    if isinstance(beta, torch.Tensor):
+        torch.testing.assert_close(beta.grad.item(), expected["beta"].sum(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.0, 0.5, torch.tensor(2.0)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+def test_largest_logits_of_a_type_do_not_overflow(
+    dtype: torch.dtype, beta: Any, backend: str, make_inputs: Any
+) -> None:
+    inputs = make_inputs(dtype=dtype).leaves()
+    largest = torch.finfo(dtype).max
+    with torch.no_grad():
+        inputs.logits.fill_(-largest)
+        inputs.logits[..., 2, 8] = largest
+        inputs.depth_logits.fill_(-largest)
+        inputs.depth_logits[..., 2, 8] = largest
+    beta = beta.clone().requires_grad_() if isinstance(beta, torch.Tensor) else beta
+    xy, z, confidence, appearance = decode(inputs, backend, beta=beta, grid="pixels")
+    assert xy.tolist() == [[[8.0, 2.0]] * 3] * 2
+    assert (z == 1).all()
+    assert (confidence == 1).all()
+    assert torch.equal(appearance, inputs.features[:, None, :, 2, 8].expand_as(appearance))
+    (xy.sum() + z.sum() + confidence.sum() + appearance.sum()).backward()
+    assert all(t.grad.isfinite().all() for t in inputs)
+    assert not isinstance(beta, torch.Tensor) or beta.grad.isfinite()
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.0, torch.tensor([1.0, 2.0, 0.0])], ids=str)
+@pytest.mark.parametrize("kind", ["masked", "nan"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_bad_plane_spoils_itself_alone(
+    kind: str, dtype: torch.dtype, beta: Any, backend: str, make_inputs: Any
+) -> None:
+    inputs = make_inputs(dtype=dtype)
+    good = decode(inputs, backend, beta=beta)
+    leaves = inputs._replace(logits=inputs.logits.clone()).leaves()
+    with torch.no_grad():
+        if kind == "masked":
+            leaves.logits[0, 1] = -torch.inf
+        else:
+            leaves.logits[0, 1, 3, 3] = torch.nan
+    for bad, value in zip(decode(leaves, backend, beta=beta), good, strict=True):
+        assert bad[0, 1].isnan().all()
+        bad = bad.detach().clone()
+        bad[0, 1] = value[0, 1]
+        assert torch.equal(bad, value)
+    probs = ops.spatial_softmax(leaves.logits, beta=beta, backend=backend)
+    assert probs[0, 1].isnan().all()
+    assert probs.isnan().sum() == probs[0, 1].numel()
+
+    sum(o.sum() for o in ops.decode_pose(leaves.logits, leaves.depth_logits, beta=beta, backend=backend)).backward()
+    for grad in (leaves.logits.grad, leaves.depth_logits.grad):
+        finite = grad.isfinite().all(-1).all(-1)
+        assert finite.sum() == finite.numel() - 1
+        assert not finite[0, 1]

@@ -1,0 +1,159 @@
+"""The operators under differentiation, autocast, compilation, export and vmap."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from pyhar import ops
+
+
+def flat(outputs: Any) -> tuple[Tensor, ...]:
+    pose, appearance = outputs
+    return (*(t for t in pose if t is not None), appearance)
+
+
+@pytest.mark.parametrize("confidence", ["max", "window"])
+@pytest.mark.parametrize(("y", "x"), [(1, 1), (1, 4), (3, 5)])
+def test_gradients_and_second_derivatives(y: int, x: int, confidence: str, backend: str, make_inputs: Any) -> None:
+    inputs = make_inputs(b=2, j=2, c=2, y=y, x=x, dtype=torch.float64, scale=1.0)
+    inputs.logits[0, 0, 0, 1:] = -torch.inf  # a mask has no gradient, first or second
+    beta = torch.tensor([0.7, 1.4], dtype=torch.float64)
+
+    def function(logits: Tensor, features: Tensor, depth: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
+        return flat(
+            ops.decode_pose_and_appearance(
+                logits, features, depth, beta=beta, grid="ndc_centers", confidence=confidence, backend=backend
+            )
+        )
+
+    arguments = tuple(t.clone().requires_grad_() for t in (*inputs, beta))
+    assert gradcheck(function, arguments)
+    assert gradgradcheck(function, arguments)
+
+
+def test_second_derivatives_of_the_single_operators(backend: str, make_inputs: Any) -> None:
+    logits, features, _ = make_inputs(b=1, j=2, c=2, y=3, x=4, dtype=torch.float64, scale=1.0).leaves()
+    for function, arguments in (
+        (lambda h: ops.spatial_softmax(h, beta=2.0, backend=backend), (logits,)),
+        (lambda h: ops.soft_argmax(h, backend=backend), (logits,)),
+        (lambda h: ops.expectation(h, backend=backend), (logits,)),
+        (lambda h, f: ops.pool_appearance(h, f, backend=backend), (logits, features)),
+        (lambda h, f: ops.pool_appearance_from_probs(h, f, backend=backend), (logits, features)),
+    ):
+        assert gradcheck(function, arguments)
+        assert gradgradcheck(function, arguments)
+
+
+@pytest.mark.parametrize("autocast_type", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_changes_nothing(autocast_type: torch.dtype, backend: str, make_inputs: Any) -> None:
+    inputs = make_inputs(y=32, x=32)
+    expected = flat(ops.decode_pose_and_appearance(*inputs, backend=backend))
+    leaves = inputs.leaves()
+    with torch.autocast("cpu", autocast_type):
+        actual = flat(ops.decode_pose_and_appearance(*leaves, backend=backend))
+        assert torch.is_autocast_enabled("cpu")
+    for value, reference in zip(actual, expected, strict=True):
+        assert torch.equal(value, reference)
+    sum(t.sum() for t in actual).backward()
+    assert all(t.grad.dtype == torch.float32 for t in leaves)
+
+
+def test_compile_with_dynamic_shapes_as_one_graph(backend: str, make_inputs: Any) -> None:
+    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
+    def function(logits: Tensor, features: Tensor, depth: Tensor, beta: Tensor) -> Any:
+        return ops.decode_pose_and_appearance(
+            logits, features, depth, beta=beta, grid="centers", confidence="window", backend=backend
+        )
+
+    for y, x, layout in ((7, 9, "contiguous"), (8, 6, "contiguous"), (12, 5, "channels_last")):
+        inputs = make_inputs(b=y, y=y, x=x, layout=layout).leaves()
+        beta = torch.tensor([0.5, 1.0, 2.0], requires_grad=True)
+        plain = inputs.leaves()
+        plain_beta = beta.detach().clone().requires_grad_()
+        actual = flat(function(*inputs, beta))
+        expected = flat(
+            ops.decode_pose_and_appearance(
+                *plain, beta=plain_beta, grid="centers", confidence="window", backend=backend
+            )
+        )
+        torch.testing.assert_close(actual, expected)
+        sum(t.sum() for t in actual).backward()
+        sum(t.sum() for t in expected).backward()
+        for ours, theirs in zip((*inputs, beta), (*plain, plain_beta), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler, which torch.compile needs on the CPU")
+def test_compile_with_static_shapes_to_native_code(backend: str, make_inputs: Any) -> None:
+    logits, _, depth = make_inputs()
+
+    @torch.compile(fullgraph=True, dynamic=False)
+    def function(logits: Tensor, depth: Tensor) -> Any:
+        return ops.decode_pose(logits, depth, beta=1.5, backend=backend)
+
+    torch.testing.assert_close(
+        tuple(function(logits, depth)), tuple(ops.decode_pose(logits, depth, beta=1.5, backend=backend))
+    )
+
+
+def test_compiled_code_follows_the_backend_asked_for(make_inputs: Any) -> None:
+    logits = make_inputs().logits
+    compiled = torch.compile(ops.soft_argmax, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(logits), ops.soft_argmax(logits))
+    with ops.use_backend("eager"):
+        torch.testing.assert_close(compiled(logits), ops.soft_argmax(logits))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(compiled(logits), ops.soft_argmax(logits))
+
+
+def test_export_with_dynamic_sizes(make_inputs: Any) -> None:
+    class Decoder(torch.nn.Module):
+        def forward(self, logits: Tensor, features: Tensor, depth: Tensor) -> Any:
+            return ops.decode_pose_and_appearance(logits, features, depth, beta=2.0, confidence="window")
+
+    dims = {0: torch.export.Dim("b"), 2: torch.export.Dim("y", min=3), 3: torch.export.Dim("x", min=3)}
+    program = torch.export.export(Decoder(), tuple(make_inputs()), dynamic_shapes=(dims, dims, dims))
+    inputs = make_inputs(b=5, y=12, x=6)
+    torch.testing.assert_close(flat(program.module()(*inputs)), flat(Decoder()(*inputs)))
+
+
+def test_vmap(backend: str, make_inputs: Any) -> None:
+    inputs = make_inputs(b=6)
+    beta = torch.tensor([0.5, 1.0, 2.0])
+
+    def function(logits: Tensor, features: Tensor, depth: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
+        return flat(ops.decode_pose_and_appearance(logits, features, depth, beta=beta, backend=backend))
+
+    batched = torch.func.vmap(function)(*(t.unflatten(0, (3, 2)) for t in inputs), beta)
+    for i, part in enumerate(zip(*(t.split(2) for t in inputs), strict=True)):
+        torch.testing.assert_close(tuple(t[i] for t in batched), function(*part, beta[i]))
+
+
+def test_gradients_per_sample(backend: str, make_inputs: Any) -> None:
+    """vmap over a functional gradient, which runs the backward pass batched."""
+    logits, features, _ = make_inputs(b=3)
+
+    def loss(logits: Tensor, features: Tensor) -> Tensor:
+        return ops.pool_appearance(logits[None], features[None], backend=backend).square().sum()
+
+    grads = torch.func.vmap(torch.func.grad(loss))(logits, features)
+    leaf = logits.clone().requires_grad_()
+    sum(loss(leaf[i], features[i]) for i in range(3)).backward()
+    torch.testing.assert_close(grads, leaf.grad)
+
+
+def test_inference_mode_leaves_nothing_behind(backend: str, make_inputs: Any) -> None:
+    logits = make_inputs(y=11, x=13).logits
+    with torch.inference_mode():
+        expected = ops.soft_argmax(logits, backend=backend).clone()
+    leaf = logits.clone().requires_grad_()
+    actual = ops.soft_argmax(leaf, backend=backend)
+    actual.sum().backward()
+    assert torch.equal(actual.detach(), expected)
+    assert leaf.grad.isfinite().all()
