@@ -24,6 +24,8 @@ def choose_device(name: str) -> torch.device:
                 f"device {name!r} asked for, but PyTorch {torch.__version__} sees no CUDA GPU: "
                 "use --device cpu, or check `pyhar info`"
             )
-        if device.index is not None and device.index >= torch.cuda.device_count():
-            raise UserError(f"device {name!r} asked for, but there are {torch.cuda.device_count()} CUDA GPUs, from cuda:0")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(
+                f"device {name!r} asked for, but there are {torch.cuda.device_count()} CUDA GPUs, from cuda:0"
+            )
     return device
