@@ -1,0 +1,81 @@
+"""What pyproject.toml cannot say: where `pyhar.kernels` lies, and the native module that may be left out.
+
+Building needs no PyTorch. `PYHAR_NO_NATIVE=1` leaves the native module out; so does a machine without a working C++17
+compiler, with one line saying so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import textwrap
+from glob import glob
+from pathlib import Path
+
+from pybind11.setup_helpers import Pybind11Extension
+from setuptools import find_packages, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CompileError, LinkError
+
+BUILD_ERRORS = (BaseError, CompileError, LinkError)
+OPENMP_PROBE = "#include <omp.h>\nint main() { return omp_get_max_threads() > 0 ? 0 : 1; }\n"
+
+
+class BuildNative(build_ext):
+    """Builds `pyhar._native`, with OpenMP where the compiler has it, or says in one line why it does not."""
+
+    def build_extension(self, ext: Pybind11Extension) -> None:
+        if os.environ.get("PYHAR_NO_NATIVE", "0") not in ("", "0"):
+            self.leave_out(ext, "PYHAR_NO_NATIVE is set")
+            return
+        ext.define_macros.append(("PYHAR_VERSION", f'"{self.distribution.get_version()}"'))
+        microsoft = self.compiler.compiler_type == "msvc"
+        ext.extra_compile_args += ["/O2"] if microsoft else ["-O3"]
+        openmp = "/openmp" if microsoft else "-fopenmp"
+        if self.links(openmp):
+            ext.extra_compile_args.append(openmp)
+            ext.extra_link_args += [] if microsoft else [openmp]
+        try:
+            super().build_extension(ext)
+        except (*BUILD_ERRORS, OSError) as error:
+            self.leave_out(ext, textwrap.shorten(f"its C++17 build failed: {error}", 160, placeholder=" ..."))
+
+    def links(self, flag: str) -> bool:
+        """Tell whether a program that uses OpenMP compiles and links with this flag."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.cpp")
+            source.write_text(OPENMP_PROBE)
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=[flag])
+                self.compiler.link_executable(objects, str(Path(folder, "probe")), extra_postargs=[flag])
+            except (*BUILD_ERRORS, OSError):
+                return False
+        return True
+
+    def leave_out(self, ext: Pybind11Extension, reason: str) -> None:
+        """Say why the module is missing and drop an older build of it, so that what runs is what was said."""
+        Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+        if self.editable_mode:
+            Path(self.get_ext_filename(ext.name)).unlink(missing_ok=True)
+        print(f"pyhar: installing without the native module pyhar._native: {reason}", file=sys.stderr, flush=True)
+
+
+native = Pybind11Extension(
+    "pyhar._native",
+    sources=sorted(glob("csrc/*.cpp")),
+    depends=sorted(glob("csrc/**/*.h", recursive=True)),
+    include_dirs=["csrc"],
+    cxx_std=17,
+    optional=True,  # setuptools then accepts that its file may be missing
+)
+
+# A package called `kernels` belongs to somebody else on the package index, so the folder is installed inside pyhar.
+kernels = ["pyhar.kernels"] + [f"pyhar.kernels.{name}" for name in find_packages("kernels")]
+
+setup(
+    packages=find_packages(include=["pyhar", "pyhar.*"]) + kernels,
+    package_dir={"pyhar.kernels": "kernels"},
+    ext_modules=[native],
+    cmdclass={"build_ext": BuildNative},
+)
