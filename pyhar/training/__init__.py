@@ -1,0 +1,1 @@
+"""Training in four stages: configuration, losses, sampling, the loop, checkpoints and logs."""
