@@ -50,7 +50,7 @@ class EvaluateConfig:
     """Write report.html."""
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 32
     """Frames computed at once."""
-    workers: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    workers: Annotated[int, tyro.conf.arg(metavar="N")] = 2
     """Processes that prepare samples; 0: none."""
     progress: bool = True
     """Show progress bars."""
@@ -73,6 +73,7 @@ def run(config: EvaluateConfig) -> Evaluation:
     from pyhar.devices import choose_device
     from pyhar.evaluation.run import LOG_FILE, evaluate_and_report
     from pyhar.models import load_model
+    from pyhar.training.memory import keep_large_blocks
 
     for option in ("batch_size", "pose_samples", "clips", "max_clips"):
         value = getattr(config, option)
@@ -81,6 +82,7 @@ def run(config: EvaluateConfig) -> Evaluation:
     if config.workers < 0:
         raise UserError(f"--workers must be at least 0, not {config.workers}")
     device = choose_device(config.device)
+    keep_large_blocks()
     model, meta = load_model(config.model, device)
     is_run = config.model.is_dir()
     stills = config.data or meta.extra.get("pose_data", "synthetic")

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         if config.evaluate:
             from pyhar.evaluate import evaluate_run
 
-            evaluate_run(directory)
+            evaluate_run(directory, device=str(device), workers=config.workers)
     return 0
 
 

@@ -6,6 +6,9 @@ import importlib.util
 import os
 import random
 
+# As on the command lines (pyhar/cli.py), and for the same reason; read when PyTorch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import numpy as np
 import pytest
 import torch

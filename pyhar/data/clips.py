@@ -59,7 +59,7 @@ def multi_clips(
 
 
 def _offsets(num_frames: int, clip_frames: int, subsample: int) -> Indices:
-    """Frame indices of a clip counted from its first frame; of a video shorter than the clip, the indices themselves."""
+    """Frame indices of a clip counted from its first frame; of a video shorter than the clip, the indices."""
     if clip_frames < 1 or subsample < 1:
         raise UserError(f"clip of {clip_frames} frames with subsampling {subsample}: both must be at least 1")
     if num_frames < 1:

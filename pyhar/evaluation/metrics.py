@@ -110,8 +110,8 @@ def procrustes_errors(predicted_mm: npt.ArrayLike, true_mm: npt.ArrayLike, valid
     """Distances (N, J) in millimetres after the rotation, scale and shift that bring each predicted pose (N, J, 3)
     closest to the truth.
 
-    The alignment reads the joints that are valid (N, J) and finite; with fewer than three of them a pose is not
-    aligned.
+    A joint that is not finite is placed in the middle. The alignment reads the joints that are valid (N, J) and
+    finite; with fewer than three of them a pose is not aligned.
     """
     predicted, true = np.asarray(predicted_mm, dtype=np.float64), np.asarray(true_mm, dtype=np.float64)
     used = np.asarray(valid, dtype=bool) & np.isfinite(predicted).all(axis=-1) & np.isfinite(true).all(axis=-1)

@@ -71,7 +71,7 @@ class View(NamedTuple):
 @torch.inference_mode()
 def look(model: SPNet, sample: Sample, layout: JointLayout, view: View) -> Shot:
     """Run the network, in eval mode, on one sample."""
-    clip = sample["frames"].ndim == 5 - 1
+    clip = sample["frames"].ndim == 4
     device = next(model.parameters()).device
     output = model(model_input(sample["frames"].unsqueeze(0), device), keep_maps=True)
 

@@ -27,19 +27,17 @@ from tqdm import tqdm
 import pyhar
 from pyhar.data.clips import multi_clips
 from pyhar.data.geometry import normalised_to_picture, pose_to_camera
-from pyhar.data.layouts import JointLayout
 from pyhar.data.registry import ClipData, PoseData
 from pyhar.data.sample import DEPTH_RANGE_MM, Sample, model_input
 from pyhar.errors import UserError
 from pyhar.evaluation import metrics
 from pyhar.evaluation.loading import Skipped, batches
-from pyhar.evaluation.results import ActionScores, CutScores, Evaluation, PoseScores, SampleScore
+from pyhar.evaluation.pose_tally import THRESHOLDS, PoseTally, Truth
+from pyhar.evaluation.results import ActionScores, CutScores, Evaluation, PoseScores, SampleScore, finite
 from pyhar.evaluation.speed import frames_per_second
 from pyhar.models import SPNet, SPNetOutput
 from pyhar.models.spnet import Step, visiting_order
 
-THRESHOLDS = np.linspace(0.0, 1.0, 51)
-"""Of the PCKh curve."""
 SHOWN = 6
 """How many of the best and of the worst samples are remembered."""
 
@@ -136,101 +134,21 @@ class _Run:
 
     def batches(self, read: Any, keys: list[Any], batch_size: int, what: str) -> Iterable[tuple[list[Any], Any]]:
         """Batches of samples that could be read; the rest is counted. Raises UserError if none could."""
-        read_any, failures = False, []
+        read_any, first = False, ""
         with self.bar(len(keys), what) as bar:
             for good, batch, bad in batches(read, keys, batch_size, self.workers, pin=self.device.type == "cuda"):
                 for _, reason in bad:
                     self.skipped.add(reason)
-                    failures.append(reason)
+                    first = first or reason
                 if good:
                     read_any = True
                     yield good, batch
                 bar.update(len(good) + len(bad))
         if keys and not read_any:
-            raise UserError(f"none of the {len(keys)} samples ({what}) could be read; the first: {failures[0]}")
+            raise UserError(f"none of the {len(keys)} samples ({what}) could be read; the first: {first}")
 
 
 # Poses
-
-
-@dataclass
-class _Truth:
-    """A batch of stills, in the form the measures take: float64 NumPy, invalid entries masked."""
-
-    px: metrics.Floats  # (N, J, 2)
-    head: metrics.Floats  # (N,)
-    in_plane: metrics.Bools  # (N, J): counts for PCKh
-    mm: metrics.Floats  # (N, J, 3)
-    in_space: metrics.Bools  # (N, J): counts for MPJPE
-    action: npt.NDArray[np.int64]  # (N,)
-
-    @classmethod
-    def of(cls, batch: dict[str, Tensor], layout: JointLayout) -> _Truth:
-        px, mm = batch["joints_px"].double().numpy(), batch["joints_mm"].double().numpy()
-        head, valid = batch["head_size"].double().numpy(), batch["pose_valid"].numpy()
-        counted = np.zeros(px.shape[1], dtype=bool)
-        counted[metrics.pckh_joints(layout)] = True
-        in_plane = valid[..., :2].all(-1) & np.isfinite(px).all(-1) & (head > 0)[:, None] & counted
-        in_space = valid.all(-1) & np.isfinite(mm).all(-1)
-        known = np.isfinite(batch["root_depth"].numpy()) & np.isfinite(batch["camera"].numpy()).all(-1)
-        in_space &= (known & in_space[:, layout.root])[:, None]
-        return cls(px, head, in_plane, mm, in_space, batch["action"].numpy())
-
-
-class _PoseTally:
-    """The running scores of one prediction block."""
-
-    def __init__(self, layout: JointLayout, action_names: tuple[str, ...]) -> None:
-        joints = len(layout.joints)
-        self.layout, self.action_names = layout, action_names
-        self.within_half = metrics.MaskedMean((joints,))
-        self.curve = metrics.MaskedMean((joints, len(THRESHOLDS)))
-        self.error = metrics.MaskedMean((joints,))
-        self.aligned = metrics.MaskedMean((joints,))
-        self.by_action = [metrics.MaskedMean((joints,)) for _ in action_names]
-        self.not_finite = 0
-
-    def add(self, px: metrics.Floats, mm: metrics.Floats | None, truth: _Truth) -> metrics.Floats:
-        """Count a batch of poses, px (N, J, 2) and mm (N, J, 3); returns how far each still (N,) is off, NaN if
-        nothing is known.
-        """
-        self.not_finite += int((~np.isfinite(px).all(-1)).sum())
-        distance = metrics.head_distances(px, truth.px, truth.head)
-        metrics.add_within(self.within_half, distance, truth.in_plane, np.asarray(0.5))
-        metrics.add_within(self.curve, distance, truth.in_plane, THRESHOLDS)
-        each = _row_means(distance, truth.in_plane)
-        if mm is not None:
-            error = metrics.root_aligned_errors(mm, truth.mm, self.layout.root)
-            self.error.add(error, truth.in_space)
-            self.aligned.add(metrics.procrustes_errors(mm, truth.mm, truth.in_space), truth.in_space)
-            for action in np.unique(truth.action[(truth.action >= 0) & (truth.action < len(self.by_action))]):
-                of = truth.action == action
-                self.by_action[action].add(error[of], truth.in_space[of])
-            each = np.where(np.isnan(each), _row_means(error, truth.in_space), each)
-        return each
-
-    def scores(self, pyramid: int, level: int) -> PoseScores:
-        names = self.layout.joints
-        counted = [j for j in metrics.pckh_joints(self.layout) if self.within_half.count[j]]
-        found = bool(counted)
-        overall = np.divide(self.curve.total.sum(0), self.curve.count.sum(0)) if found else np.array([])
-        return PoseScores(
-            pyramid,
-            level,
-            pckh=100 * self.within_half.overall if found else None,
-            pckh_auc=100 * metrics.area_under_curve(overall, THRESHOLDS) if found else None,
-            pckh_by_joint={names[j]: 100 * float(self.within_half.each[j]) for j in counted},
-            pckh_curve={names[j]: [round(100 * float(v), 2) for v in self.curve.each[j]] for j in counted},
-            mpjpe=_number(self.error.overall),
-            pa_mpjpe=_number(self.aligned.overall),
-            mpjpe_by_joint={n: float(v) for n, v in zip(names, self.error.each, strict=True) if np.isfinite(v)},
-            mpjpe_by_action={
-                action: mean.overall
-                for action, mean in zip(self.action_names, self.by_action, strict=True)
-                if mean.count.any()
-            },
-            not_finite=self.not_finite,
-        )
 
 
 def _judge_poses(run: _Run, data: PoseData, indices: list[int], depth_range: float, result: Evaluation) -> None:
@@ -241,14 +159,15 @@ def _judge_poses(run: _Run, data: PoseData, indices: list[int], depth_range: flo
             f"the data {len(layout.joints)} (layout {layout.name!r}): "
             "evaluate on data of the layout that it was trained with"
         )
-    tallies = [_PoseTally(layout, data.action_names) for _ in range(model.num_pose_blocks)]
+    tallies = [PoseTally(layout, data.action_names) for _ in range(model.num_pose_blocks)]
     ranked: list[tuple[float, int, str]] = []
     for keys, batch in run.batches(data.__getitem__, indices, run.batch_size, "poses"):
-        truth = _Truth.of(batch, layout)
+        truth = Truth.of(batch, layout)
         result.pose_samples += len(keys)
         off = np.array([])
         for tally, pose in zip(tallies, run.forward(batch["frames"]).poses, strict=True):
             pose = pose.cpu().double()
+            tally.not_finite += int((~pose[..., : model.config.dim].isfinite().all(-1)).sum())
             px = normalised_to_picture(pose[..., :2], batch["to_crop"]).numpy()
             mm = None
             if model.config.dim == 3:
@@ -297,7 +216,7 @@ def _judge_single_clips(run: _Run, data: ClipData, videos: list[int], result: Ev
             ActionScores(
                 step.pyramid,
                 step.level + 1,
-                single_clip=_number(100 * metrics.accuracy(choices[:, block], true)),
+                single_clip=finite(100 * metrics.accuracy(choices[:, block], true)),
                 by_class=dict(of_class),
                 confusion=metrics.confusion_matrix(choices[:, block], true, len(data.action_names)).tolist(),
                 not_finite=int(not_finite[block]),
@@ -336,7 +255,7 @@ def _judge_multi_clips(
         close([video for video in sums if video != keys[-1][0]])
     close(list(sums))
     for scores, share in zip(result.actions, right.each, strict=True):
-        scores.multi_clip = _number(100 * float(share))
+        scores.multi_clip = finite(100 * float(share))
     result.multi_clips = seen / max(videos, 1)
 
 
@@ -440,17 +359,6 @@ def _extremes(ranked: list[tuple[float, int, str]]) -> tuple[list[SampleScore], 
 
     count = min(SHOWN, len(ranked) // 2)
     return scores(heapq.nsmallest(count, ranked)), scores(heapq.nlargest(count, ranked))
-
-
-def _row_means(values: metrics.Floats, valid: metrics.Bools) -> metrics.Floats:
-    """Means (N,) over the valid entries of each row; NaN if there are none."""
-    count = valid.sum(1)
-    total = np.where(valid, values, 0.0).sum(1)
-    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _device_name(device: torch.device) -> str:

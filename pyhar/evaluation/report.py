@@ -180,7 +180,7 @@ def _cards(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         (action.single_clip if action else None, "%", "single-clip accuracy", 1),
         (action.multi_clip if action else None, "%", "multi-clip accuracy", 1),
         (full.pose_fps if full else None, "frames/s", f"poses, {evaluation.pose_batch} stills", 0),
-        (full.action_fps if full else None, "frames/s", f"actions, {evaluation.clip_frames}-frame clip", 0),
+        (full.action_fps if full else None, "frames/s", "actions, one clip", 0),
     ]
     return [(number(value, digits), unit, what) for value, unit, what, digits in cards if value is not None]
 
@@ -204,9 +204,10 @@ def _charts(evaluation: Evaluation, log: Path | None) -> dict[str, list[Image]]:
         if pose and pose.mpjpe_by_action:
             charts["poses"].append(Image(_svg(plots.error_by("action", pose.mpjpe_by_action, pose.mpjpe)), "", False))
         if action and action.by_class:
+            wide = len(evaluation.action_names) > 20
             matrix = plots.confusion(action.confusion, evaluation.action_names)
             charts["actions"] += [
-                Image(_svg(matrix), "Counts, shaded by the share of the true class.", len(evaluation.action_names) > 20),
+                Image(_svg(matrix), "Counts, shaded by the share of the true class.", wide),
                 Image(_svg(plots.accuracy_by_class(action.by_class, action.single_clip)), "", False),
             ]
         if any(cut.pose_fps or cut.action_fps for cut in evaluation.cuts):

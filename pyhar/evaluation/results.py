@@ -157,6 +157,11 @@ class Evaluation:
         write_text(path, self.to_json())
 
 
+def finite(value: float) -> float | None:
+    """The value, or None for NaN and infinities."""
+    return value if math.isfinite(value) else None
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

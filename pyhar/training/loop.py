@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,54 +135,55 @@ def run_stage(run: Run, name: StageName, begun_at: int, state: dict[str, Any] | 
             save_checkpoint(path, progress, model, optimizer, scaler, average, meter.state_dict())
 
     run.log.begin(name, progress.step, stage.steps)
-    for batch in load(run.data, batches, config.workers, device.type == "cuda"):
-        task, _ = task_at(name, progress.step)
-        lr = learning_rate(stage.optimizer.lr, stage.schedule, progress.step, stage.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+    with closing(load(run.data, batches, config.workers, device.type == "cuda")) as loader:
+        for batch in loader:
+            task, _ = task_at(name, progress.step)
+            lr = learning_rate(stage.optimizer.lr, stage.schedule, progress.step, stage.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
 
-        frames = model_input(batch["frames"], device)
-        with torch.autocast(device.type, _AMP_TYPES[config.amp], enabled=config.amp != "off"):
-            output = forward(frames)
-        targets = {key: batch[key].to(device, non_blocking=True) for key in _TARGETS}
-        losses = batch_losses(task, output, targets, stage.loss)
+            frames = model_input(batch["frames"], device)
+            with torch.autocast(device.type, _AMP_TYPES[config.amp], enabled=config.amp != "off"):
+                output = forward(frames)
+            targets = {key: batch[key].to(device, non_blocking=True) for key in _TARGETS}
+            losses = batch_losses(task, output, targets, stage.loss)
 
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(losses.total).backward()
-        asked = losses.total.new_full((1,), float(run.interrupts.caught))
-        row = distributed.average_gradients(parameters, torch.cat([as_row(losses), asked]), run.world)
-        scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, stage.grad_clip or math.inf)
-        progress.step += 1
-        progress.global_step += 1
-        due = progress.step % config.log_every == 0 or progress.step == stage.steps
-        # With fp16 a gradient may overflow now and then: the scaler leaves out the step. Lasting overflow is an error.
-        watch.add(progress, batch["name"], row[0], norm if not scaler.is_enabled() else row[0])
-        if due or device.type == "cpu":
-            watch.check(overflow=scaler.is_enabled() and scaler.get_scale() < 1)
-        scaler.step(optimizer)
-        scaler.update()
-        if average is not None:
-            average.update(model)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(losses.total).backward()
+            asked = losses.total.new_full((1,), float(run.interrupts.caught))
+            row = distributed.average_gradients(parameters, torch.cat([as_row(losses), asked]), run.world)
+            scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_(parameters, stage.grad_clip or math.inf)
+            progress.step += 1
+            progress.global_step += 1
+            due = progress.step % config.log_every == 0 or progress.step == stage.steps
+            # An fp16 gradient may overflow now and then: the scaler leaves out that step. Lasting overflow is an error.
+            watch.add(progress, batch["name"], row[0], norm if not scaler.is_enabled() else row[0])
+            if due or device.type == "cpu":
+                watch.check(overflow=scaler.is_enabled() and scaler.get_scale() < 1)
+            scaler.step(optimizer)
+            scaler.update()
+            if average is not None:
+                average.update(model)
 
-        meter.add(row[:-1])
-        run.log.advance(batch["frames"].shape[:-3].numel() * run.world.size)
-        for problem in filter(None, batch["replaced"]):
-            replaced += 1
-            if replaced <= _REPLACED_SHOWN:
-                run.log.say(f"skipped a sample: {problem}")
-        if due:
-            run.log.write(name, progress.step, progress.global_step, lr, meter.read())
-        if progress.step % config.checkpoint_every == 0 and progress.step < stage.steps:
-            save()
-        if _must_stop(run, row[-1], due):
-            save()
-            run.log.end()
-            raise Interrupted(
-                f"stopped after step {progress.step} of stage {name!r}; go on with: "
-                f"python -m pyhar.train --resume {run.directory}",
-                run.interrupts.caught,
-            )
+            meter.add(row[:-1])
+            run.log.advance(batch["frames"].shape[:-3].numel() * run.world.size)
+            for problem in filter(None, batch["replaced"]):
+                replaced += 1
+                if replaced <= _REPLACED_SHOWN:
+                    run.log.say(f"skipped a sample: {problem}")
+            if due:
+                run.log.write(name, progress.step, progress.global_step, lr, meter.read())
+            if progress.step % config.checkpoint_every == 0 and progress.step < stage.steps:
+                save()
+            if _must_stop(run, row[-1], due):
+                save()
+                run.log.end()
+                raise Interrupted(
+                    f"stopped after step {progress.step} of stage {name!r}; go on with: "
+                    f"python -m pyhar.train --resume {run.directory}",
+                    run.interrupts.caught,
+                )
 
     run.log.end()
     if replaced:

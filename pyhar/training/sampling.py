@@ -7,7 +7,7 @@ draw); the draw number seeds the sample's augmentation. Several data sets are mi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -134,8 +134,11 @@ class StepBatches(Sampler[list[Key]]):
         return self.stage.steps - self.start
 
 
-def load(data: TrainingData, batches: StepBatches, workers: int, pin_memory: bool) -> Iterator[dict[str, Any]]:
-    """Yield one collated batch per step, prepared by `workers` processes. Raises UserError if data cannot be read."""
+def load(data: TrainingData, batches: StepBatches, workers: int, pin_memory: bool) -> Generator[dict[str, Any]]:
+    """Yield one collated batch per step, prepared by `workers` processes. Raises UserError if data cannot be read.
+
+    Close it (`contextlib.closing`) when leaving early: its workers end then.
+    """
     loader = DataLoader(
         data,
         batch_sampler=cast("Sampler[list[int]]", batches),
@@ -154,7 +157,7 @@ def load(data: TrainingData, batches: StepBatches, workers: int, pin_memory: boo
 
 
 def _start_worker(worker: int) -> None:
-    """One thread per worker, and an interrupt is the training process's to answer."""
+    """One thread per worker; signals, which may go to the whole process group, are the training process's to answer."""
     import signal
 
     import cv2
@@ -162,3 +165,4 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

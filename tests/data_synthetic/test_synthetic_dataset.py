@@ -87,18 +87,20 @@ def test_samples_make_batches() -> None:
 
 
 def test_same_key_gives_same_bytes_in_another_process() -> None:
-    code = (
-        "import runpy\n"
-        f"test = runpy.run_path({__file__!r})\n"
-        "print(test['digest'](test['some_samples']()))\n"
-    )
+    code = f"import runpy\ntest = runpy.run_path({__file__!r})\nprint(test['digest'](test['some_samples']()))\n"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == digest(some_samples()) == digest(some_samples())
 
 
 def test_draws_seeds_and_splits_differ() -> None:
     train = SyntheticPoses("train", SIZE)
-    pictures = [train[3], train[3, 1], train[4], SyntheticPoses("train", SIZE, seed=1)[3], SyntheticPoses("val", SIZE)[3]]
+    pictures = [
+        train[3],
+        train[3, 1],
+        train[4],
+        SyntheticPoses("train", SIZE, seed=1)[3],
+        SyntheticPoses("val", SIZE)[3],
+    ]
     for a, b in itertools.combinations(pictures, 2):
         assert not torch.equal(a["frames"], b["frames"])
         assert a["subject"] != b["subject"]

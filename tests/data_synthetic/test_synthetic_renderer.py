@@ -43,8 +43,10 @@ def rays(to_pixels: Array) -> Array:
     return np.asarray(pixels @ np.linalg.inv(to_pixels).T @ DIRECTIONS.T)
 
 
-def hull_is_hit(start: Array, end: Array, r0: float, r1: float, squeeze: Array, directions: Array) -> npt.NDArray[np.bool_]:
-    """Whether rays come within a round cone, by trying many of the balls it is made of; squeeze (3, 3) undoes flattening."""
+def hull_is_hit(
+    start: Array, end: Array, r0: float, r1: float, squeeze: Array, directions: Array
+) -> npt.NDArray[np.bool_]:
+    """Whether rays meet a round cone, by trying many of the balls it is made of; squeeze (3, 3) undoes flattening."""
     d = directions @ squeeze.T
     hit = np.zeros(directions.shape[:-1], dtype=bool)
     for t in np.linspace(0.0, 1.0, 400):
@@ -54,7 +56,9 @@ def hull_is_hit(start: Array, end: Array, r0: float, r1: float, squeeze: Array, 
     return hit
 
 
-TURNED = to_crop_pixels(crop_map([-0.5, -0.5, 39.5, 39.5], rotation=30.0, scale=1.3, shift=(0.05, -0.1), flip=True), SIZE)
+TURNED = to_crop_pixels(
+    crop_map([-0.5, -0.5, 39.5, 39.5], rotation=30.0, scale=1.3, shift=(0.05, -0.1), flip=True), SIZE
+)
 
 
 @pytest.mark.parametrize("to_pixels", [np.eye(3), TURNED], ids=["upright", "turned"])
@@ -74,10 +78,30 @@ def test_round_cones_cover_what_their_balls_do(seed: int, to_pixels: Array) -> N
     assert np.abs(coverage(shapes.arrays(), to_pixels) - expected).sum() < 1.5
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_round_cones_that_point_at_the_camera_cover_what_their_balls_do(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    direction = rng.uniform([-0.6, -0.6, 1], [0.6, 0.6, 1])
+    start, end = direction * rng.uniform(1500, 2300), direction * rng.uniform(2900, 4500)
+    end += rng.normal(size=3) * (seed % 3) * 40
+    if seed % 2:
+        start, end = end, start
+    r0, r1 = rng.uniform(40, 500, 2)
+    shapes = ShapeList(1)
+    shapes.cone(start, end, r0, r1, np.eye(3)[None], plain(np.ones(3)))
+    expected = hull_is_hit(start, end, r0, r1, np.eye(3), rays(np.eye(3))).mean(-1)
+    assert expected.max() == 1
+    assert np.abs(coverage(shapes.arrays()) - expected).sum() < 0.6
+
+
 def test_a_cone_seen_along_its_axis_is_its_nearest_ball() -> None:
     shapes, ball = ShapeList(1), ShapeList(1)
-    shapes.cone(np.array([0.0, 0.0, 2000.0]), np.array([0.0, 0.0, 3500.0]), 500.0, 100.0, np.eye(3)[None], plain(np.ones(3)))
-    ball.cone(np.array([0.0, 0.0, 2000.0]), np.array([0.0, 0.0, 2001.0]), 500.0, 500.0, np.eye(3)[None], plain(np.ones(3)))
+    shapes.cone(
+        np.array([0.0, 0.0, 2000.0]), np.array([0.0, 0.0, 3500.0]), 500.0, 100.0, np.eye(3)[None], plain(np.ones(3))
+    )
+    ball.cone(
+        np.array([0.0, 0.0, 2000.0]), np.array([0.0, 0.0, 2001.0]), 500.0, 500.0, np.eye(3)[None], plain(np.ones(3))
+    )
     assert np.allclose(coverage(shapes.arrays()), coverage(ball.arrays()))
     assert coverage(ball.arrays()).sum() == pytest.approx(np.pi * (20 * 500 / np.sqrt(2000**2 - 500**2)) ** 2, rel=0.02)
 
@@ -117,10 +141,14 @@ def test_the_nearer_shape_hides_the_farther() -> None:
 
 def test_occluded_knows_what_is_in_front_of_points() -> None:
     shapes = ShapeList(1)
-    shapes.cone(np.array([-500.0, 0, 2000]), np.array([500.0, 0, 2000]), 100.0, 100.0, np.eye(3)[None], plain(np.ones(3)))
+    shapes.cone(
+        np.array([-500.0, 0, 2000]), np.array([500.0, 0, 2000]), 100.0, 100.0, np.eye(3)[None], plain(np.ones(3))
+    )
     shapes.box(np.array([0.0, 1000, 2000]), np.eye(3)[None], (300.0, 100.0, 100.0), plain(np.ones(3)))
     arrays = shapes.arrays()
-    points = np.array([[0, 0, 2000], [0, 0, 2500], [0, 300, 2500], [900, 0, 2500], [0, 1250, 2500], [0, 0, 1500]], float)
+    points = np.array(
+        [[0, 0, 2000], [0, 0, 2500], [0, 300, 2500], [900, 0, 2500], [0, 1250, 2500], [0, 0, 1500]], float
+    )
     found = occluded(make_cones(arrays, VIEW), make_boxes(arrays, VIEW), points[None], np.full(6, 150.0))
     assert found[0].tolist() == [False, True, False, False, True, False]
 

@@ -117,14 +117,16 @@ def test_nan_predictions_are_counted_as_wrong() -> None:
         out = pose.clone()
         if video == 4:
             out[3] = torch.nan
+        if video == 5:
+            out[6, 2] = torch.inf
         return out
 
     found = judge(Oracle(data, [truth, broken]), data, None)
     scores = found.poses[-1]
-    assert scores.not_finite == 1
-    assert scores.pckh == pytest.approx(100 * 139 / 140)
-    distance = (data.joints_mm[4, 3] - data.joints_mm[4, 0]).norm()
-    assert scores.mpjpe == pytest.approx(float(distance) / 170, rel=1e-3)
+    assert scores.not_finite == 2
+    assert scores.pckh == pytest.approx(100 * 139 / 140)  # in the picture, the joint without depth is right
+    distances = (data.joints_mm[[4, 5], [3, 6]] - data.joints_mm[[4, 5], 0]).norm(dim=-1)
+    assert scores.mpjpe == pytest.approx(float(distances.sum()) / 170, rel=1e-3)
     assert found.worst_poses[0].index == 4
     assert found.worst_poses[0].error is None
     assert found.poses[0].not_finite == 0

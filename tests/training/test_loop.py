@@ -286,6 +286,15 @@ def test_variants_train_to_about_the_same(whole, tmp_path, change):
     assert log_of(tmp_path)[1]["loss"] == pytest.approx(log_of(whole)[1]["loss"], rel=0.02)
 
 
+def test_compile_is_asked_for_fixed_shapes(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model, **options: asked.append(options) or model)
+    run(only(config(tmp_path / "plain", steps=1), "pose"))
+    assert asked == []
+    run(only(config(tmp_path / "compiled", steps=1, compile=True), "pose"))
+    assert asked == [{"dynamic": False}]
+
+
 def test_clips_can_teach_poses(tmp_path):
     run(only(config(tmp_path, loss=LossConfig(clip_pose=1.0)), "joint"))
     assert {"pose_loss", "action_loss"} <= set(log_of(tmp_path)[0])

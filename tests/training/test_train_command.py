@@ -188,11 +188,13 @@ def test_the_report_follows(tmp_path, monkeypatch):
     import pyhar.evaluate
 
     called = []
-    monkeypatch.setattr(pyhar.evaluate, "evaluate_run", lambda directory, **_: called.append(directory))
+    monkeypatch.setattr(
+        pyhar.evaluate, "evaluate_run", lambda directory, **options: called.append((directory, options))
+    )
     settings = dataclasses.replace(tiny_training.config(steps=1), evaluate=True)
     PRESETS["tiny"] = lambda: tiny_training.only(settings, "pose")
     assert train.main(["tiny", "--run-dir", str(tmp_path / "run")]) == 0
-    assert called == [tmp_path / "run"]
+    assert called == [(tmp_path / "run", {"device": "cpu", "workers": 0})]
     assert train.main(["tiny", "--run-dir", str(tmp_path / "other"), "--no-evaluate"]) == 0
     assert len(called) == 1
 

@@ -136,19 +136,12 @@ def _walk(phase: Array, amount: float) -> Array:
 
 def _jump(phase: Array, amount: float) -> Array:
     stand = _pose(STAND, out=10.0, roll=0.0)
-    crouch = _pose(stand, hip=70 * amount, knee=88 * amount, bend=35 * amount, raised=-45.0, elbow=10.0)
-    rise = _pose(stand, hip=0.0, knee=2.0, bend=-4.0, raised=150 * amount, elbow=15.0, ankle=35.0)
-    poses = _between(
-        phase % 1.0,
-        (0.0, stand),
-        (0.3, crouch),
-        (0.45, rise),
-        (0.68, rise),
-        (0.8, _pose(crouch, raised=20.0)),
-        (1.0, stand),
-    )
-    flight = np.clip(((phase % 1.0) - 0.42) / 0.3, 0.0, 1.0)
-    return _add(poses, lift=420 * amount * 4 * flight * (1 - flight))
+    crouch = _pose(stand, hip=70 * amount, knee=88 * amount, bend=35 * amount, raised=-32.0, elbow=10.0)
+    rise = _pose(stand, hip=0.0, knee=2.0, bend=-4.0, raised=115 * amount, elbow=15.0, ankle=35.0)
+    landing = _pose(crouch, raised=20.0)
+    keys = ((0.0, stand), (0.26, crouch), (0.48, rise), (0.68, rise), (0.84, landing), (1.0, stand))
+    flight = np.clip((phase % 1.0 - 0.44) / 0.3, 0.0, 1.0)
+    return _add(_between(phase % 1.0, *keys), lift=340 * amount * 4 * flight * (1 - flight))
 
 
 def _wave(phase: Array, amount: float) -> Array:
@@ -263,7 +256,7 @@ class Action:
 
 ACTIONS: tuple[Action, ...] = (
     Action("walk", _walk, 1.15),
-    Action("jump", _jump, 1.25),
+    Action("jump", _jump, 1.5),
     Action("wave", _wave, 0.85),
     Action("punch", _punch, 1.15),
     Action("kick", _kick, 1.3),

@@ -117,6 +117,14 @@ def make_cones(shapes: Shapes, view: View) -> Cones:
     metric = np.eye(3) + squeeze[:, None, None] * thin[..., :, None] * thin[..., None, :]
     q = np.stack([metric - along[..., :, None] * along[..., None, :], metric, metric], axis=-3)
     quadratic = linear[..., :, None] * linear[..., None, :] - q * constant[..., None, None]
+    # A camera inside the cone's extension at the wide end sees nothing but the ball there.
+    place = c1 * scale
+    facing = (cone < 0) & (((r >= 0) & (place < 0)) | ((r <= 0) & (place > 1)))
+    if facing.any():
+        ball = np.where(place < 0, 1, 2)[facing]
+        for form in (linear, quadratic, constant):
+            form[facing, 0] = form[facing, ball]
+        along[facing], c1 = 0.0, np.where(facing, np.where(place < 0, -1.0, 2.0) / scale, c1)
     side = view.vectors(shapes.side)
     return Cones(start, end, shapes.radii, thin, squeeze, side, linear, quadratic, constant, along, c1, scale)
 
@@ -138,7 +146,8 @@ def occluded(cones: Cones, boxes: Boxes, points: Array, margin: Array) -> npt.ND
         share = (cones.offset[:, None] + depths[..., 0] * along) * cones.scale[:, None]
         depth = np.where(share < 0, depths[..., 1], np.where(share > 1, depths[..., 2], depths[..., 0]))
         blocked = ((depth > 0) & (depth < limit[..., None])).any(axis=-1)
-        inverse = 1.0 / np.einsum("fqik,fjk->fjqi", boxes.axes, ray)
+        speed = np.einsum("fqik,fjk->fjqi", boxes.axes, ray)
+        inverse = 1.0 / np.where(speed == 0, 1e-12, speed)
         middle = dot(boxes.axes, boxes.centre[:, :, None])[:, None] * inverse
         reach = boxes.half * np.abs(inverse)
         near, far = (middle - reach).max(axis=-1), (middle + reach).min(axis=-1)

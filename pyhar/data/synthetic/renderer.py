@@ -197,7 +197,7 @@ class Renderer:
         nearest = np.full(self._wide * self._high, _FAR)
         np.minimum.at(nearest, sample, depth)
         seen = np.flatnonzero(nearest.take(sample) == depth)
-        owner = np.full(self._wide * self._high, -1)
+        owner = np.full(self._wide * self._high, -1, np.int32)
         owner[sample.take(seen)] = seen
 
         # Numbers that differ between shapes, and between faces of a box; -1 where there is none.
@@ -206,10 +206,12 @@ class Renderer:
             np.int64
         )
         kinds = np.concatenate([cone_shape, box_shape + len(self._cone_looks), [-1]])
-        grid = owner.reshape(self._height, SAMPLES, self._width, SAMPLES)
-        corners = [grid[:, i, :, j].ravel() for i in range(SAMPLES) for j in range(SAMPLES)]
+        rows = owner.reshape(self._high, self._wide)
+        corners = [rows[i::SAMPLES, j::SAMPLES] for i in range(SAMPLES) for j in range(SAMPLES)]
         touched = np.flatnonzero(np.maximum.reduce(corners) >= 0)
-        quads = np.stack([corner.take(touched) for corner in corners])
+        y, x = np.divmod(touched, self._width)
+        first = SAMPLES * (y * self._wide + x)
+        quads = np.stack([owner.take(first + i * self._wide + j) for i in range(SAMPLES) for j in range(SAMPLES)])
         kind = kinds.take(quads)
         inside = np.logical_and.reduce(kind[1:] == kind[0])
         within, edge = np.flatnonzero(inside), np.flatnonzero(~inside)
@@ -263,7 +265,9 @@ class Renderer:
         face = np.zeros(len(x), np.float32)
         for axis in range(3):
             slope, constant, place, half = self._slabs[:, axis, part]
-            inverse = 1.0 / (np.repeat(slope, count) * x + np.repeat(constant, count))
+            speed = np.repeat(slope, count) * x + np.repeat(constant, count)
+            speed[speed == 0] = 1e-12
+            inverse = 1.0 / speed
             middle, reach = np.repeat(place, count) * inverse, np.repeat(half, count) * np.abs(inverse)
             low = middle - reach
             face[low > near] = axis
