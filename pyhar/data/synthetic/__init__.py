@@ -1,8 +1,8 @@
 """Rendered people: data that needs no download, made anew from seeds.
 
-`SyntheticPoses` and `SyntheticClips` are the data sets. Below them, each file knows only those before it: `motion`
-(what actions are), `body` (joints), `shapes`, `clothes` (what is drawn), `renderer`, `scene` (camera, light,
-background), `video` (one performance).
+`SyntheticPoses` and `SyntheticClips` are the data sets (`dataset`). A `video` is one performance: `motion` says what
+actions are, `body` where joints go, `clothes` what is drawn, as `shapes`; `scene` is what surrounds it. Pictures come
+from `raycast` and `renderer`, `background` and `sensor`. `demo` is for looking: `python -m pyhar.data.synthetic`.
 """
 
 from pyhar.data.synthetic.dataset import PAPER_AUGMENTATION, Augmentation, SyntheticClips, SyntheticPoses

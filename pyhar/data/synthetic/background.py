@@ -54,9 +54,9 @@ def _texture(u: Floats, v: Floats) -> Floats:
     return np.asarray(top + fv * (low - top))
 
 
-def _paint(surface: Surface, u: Floats, v: Floats, noise: Floats, grain: Floats) -> Floats:
-    """(3, N): colours of a surface at places in millimetres, where a pixel covers `grain` millimetres."""
-    colours, waves = surface.colours.astype(np.float32), surface.waves.astype(np.float32)
+def _paint(surface: Surface, light: Array, u: Floats, v: Floats, noise: Floats, grain: Floats) -> Floats:
+    """(3, N): a surface under light (3,) at places in millimetres, where a pixel covers `grain` millimetres."""
+    colours, waves = (surface.colours * light).astype(np.float32), surface.waves.astype(np.float32)
     shade = 1.0 + np.float32(surface.mottle) * noise
     if not waves.any():
         return colours[0][:, None] * shade
@@ -115,8 +115,8 @@ def draw_background(scene: Scene, to_pixels: Array, width: int, height: int) -> 
     far = reach.take(floor)
     grain = far * far * (pixel / np.float32(eye[1]))
     noise = _mottle(scene.floor, ground[0], ground[1], grain)
-    bright = (scene.light.ambient + scene.light.colour * max(float(lamp[1]), 0.0)) * 0.85
-    picture[:, floor] = _paint(scene.floor, ground[0], ground[1], noise, grain) * bright.astype(np.float32)[:, None]
+    light = (scene.light.ambient + scene.light.colour * max(float(lamp[1]), 0.0)) * 0.85
+    picture[:, floor] = _paint(scene.floor, light, ground[0], ground[1], noise, grain)
     for number, wall in enumerate(scene.walls, start=1):
         at = np.flatnonzero(which == number)
         if not len(at):
@@ -126,17 +126,17 @@ def draw_background(scene: Scene, to_pixels: Array, width: int, height: int) -> 
         u = np.float32(-wall.normal[1]) * x.take(at) + np.float32(wall.normal[0]) * z.take(at)
         v, grain = y.take(at), reach.take(at) * (pixel * scale)
         place = u * scale, v * scale
+        light = scene.light.ambient * 0.8 + scene.light.colour * max(-float(lamp[[0, 2]] @ wall.normal), 0.0)
         noise = _mottle(wall.surface, *place, grain)
-        paint = _paint(wall.surface, *place, noise, grain)
+        paint = _paint(wall.surface, light, *place, noise, grain)
         if wall.low is not wall.surface:
             below = v < np.float32(wall.band) + np.float32(wall.rough) * noise
-            paint = np.where(below, _paint(wall.low, *place, noise, grain), paint)
+            paint = np.where(below, _paint(wall.low, light, *place, noise, grain), paint)
         for u0, v0, half_u, half_v, *colour in wall.pictures:
             inside = np.flatnonzero((np.abs(u - np.float32(u0)) < half_u) & (np.abs(v - np.float32(v0)) < half_v))
-            paint[:, inside] = np.array(colour, np.float32)[:, None] * (1.0 + np.float32(0.15) * noise.take(inside))
-        facing = max(-float(lamp[[0, 2]] @ wall.normal), 0.0)
-        bright = scene.light.ambient * 0.8 + scene.light.colour * facing
-        picture[:, at] = paint * bright.astype(np.float32)[:, None]
+            shade = 1.0 + np.float32(0.15) * noise.take(inside)
+            paint[:, inside] = (np.array(colour) * light).astype(np.float32)[:, None] * shade
+        picture[:, at] = paint
     close = np.flatnonzero(np.abs(ground).max(axis=0) < _SHADOW_REACH_MM)
     u, v = ground.take(close, axis=1)
     return Background(picture, floor.take(close), np.stack([u * u, u * v, v * v, u, v, np.ones_like(u)]))

@@ -227,7 +227,8 @@ class Renderer:
         by_cone, by_box = np.flatnonzero(~of_box), np.flatnonzero(of_box)
         light = np.empty((3, len(hits)), np.float32)
         light[:, by_cone] = self._shade_cones(frame, cones, hits[by_cone], cone_shape)
-        light[:, by_box] = self._shade_boxes(frame, boxes, hits[by_box] - len(cones.sample), box_shape)
+        if len(by_box):
+            light[:, by_box] = self._shade_boxes(frame, boxes, hits[by_box] - len(cones.sample), box_shape)
         light *= weight
         count = len(touched)
         colour = np.stack([np.bincount(target, channel, count) for channel in light]).astype(np.float32)

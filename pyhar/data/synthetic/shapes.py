@@ -66,11 +66,6 @@ class Shapes:
     box_looks: Array
     """(Q, 12)."""
 
-    def __getitem__(self, frames: slice) -> Shapes:
-        """The same in some of the frames."""
-        timed = ("start", "end", "thin", "side", "centre", "axes")
-        return Shapes(**{name: value[frames] if name in timed else value for name, value in vars(self).items()})
-
 
 @dataclass
 class ShapeList:
