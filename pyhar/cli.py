@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from pyhar import __version__
 from pyhar.errors import UserError, unknown_name
 
-# Idle OpenMP threads would spin for work, and starve the processes that load data wherever those share the cores:
-# trainings ran several times slower. Read when PyTorch is first imported, which this module precedes on every command
-# line.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# An idle OpenMP thread spins for work for milliseconds before it sleeps, and so starves the processes that load data
+# where they share the cores; one that sleeps at once wakes too late. This is tens of microseconds, the best of those
+# measured on two cores. Read when PyTorch is first imported, which this module precedes on every command line.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 SUBCOMMANDS = {
     "train": "train a network in stages, by default on the embedded data, and evaluate it",

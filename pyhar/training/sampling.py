@@ -7,6 +7,7 @@ draw); the draw number seeds the sample's augmentation. Several data sets are mi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, cast
 
@@ -157,12 +158,12 @@ def load(data: TrainingData, batches: StepBatches, workers: int, pin_memory: boo
 
 
 def _start_worker(worker: int) -> None:
-    """One thread per worker; signals, which may go to the whole process group, are the training process's to answer."""
-    import signal
-
+    """One thread per worker, and out of the process group, whose signals are the training process's to answer."""
     import cv2
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.name == "posix":
+        os.setpgid(0, 0)
+        # Computation goes first: samples are prepared in the time that it leaves, or waits for them.
+        os.nice(10)

@@ -157,8 +157,9 @@ def test_resume_takes_the_newest_run_and_changed_options(tmp_path, monkeypatch):
     assert train.main(["--resume=runs/old"]) == 0  # nothing is left to do
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
-    """The whole program with its workers, as a terminal interrupts it: every process gets the signal."""
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, status):
+    """The whole program with its workers, as a terminal interrupts it: the whole process group gets the signal."""
     directory = tmp_path / "run"
     command = [sys.executable, tiny_training.__file__, "tiny", "--run-dir", str(directory), "--workers", "1"]
     program = subprocess.Popen(
@@ -175,9 +176,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         assert program.poll() is None, program.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    os.killpg(program.pid, signal.SIGINT)
+    os.killpg(program.pid, number)
     _, errors = program.communicate(timeout=60)
-    assert program.returncode == 130, errors
+    assert program.returncode == status, errors
     assert f"go on with: python -m pyhar.train --resume {directory}" in errors
     assert "Traceback" not in errors
     assert read_checkpoint(directory / "last.pt")["progress"]["step"] >= 4
