@@ -131,10 +131,14 @@ def infer_config(layers: Layers) -> SPNetConfig:
                 layers[f"act1_action_pred_conv2h{k}"]["kernel"].shape[-1]
                 for k in range(sum(n.startswith("act1_action_pred_conv2h") for n in layers))
             ]
-            # Actions are recognised in the last pyramids.
             count = len(numbers) // (num_levels - 1)
+            # All action visits but the first have a unit for what is carried; with two levels that can be a pyramid.
+            carrying = {
+                int(m[1]) for m in (re.match(r"(?:dp|up)(\d+)_\w+_action_r0_conv1$", name) for name in layers) if m
+            }
+            pyramids = carrying if len(carrying) == count else range(num_pyramids - count + 1, num_pyramids + 1)
             acting = {
-                "action_pyramids": tuple(range(num_pyramids - count + 1, num_pyramids + 1)),
+                "action_pyramids": tuple(sorted(pyramids)),
                 "num_actions": tuple(classes),
                 "pose_features": 16 * layers["act1_action_p_conv0a"]["kernel"].shape[-1],
                 "appearance_features": layers["act1_action_v_conv0"]["kernel"].shape[-1],

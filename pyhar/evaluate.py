@@ -72,8 +72,8 @@ def run(config: EvaluateConfig) -> Evaluation:
     from pyhar.data import registry
     from pyhar.devices import choose_device
     from pyhar.evaluation.run import LOG_FILE, evaluate_and_report
+    from pyhar.memory import keep_large_blocks
     from pyhar.models import load_model
-    from pyhar.training.memory import keep_large_blocks
 
     for option in ("batch_size", "pose_samples", "clips", "max_clips"):
         value = getattr(config, option)

@@ -21,6 +21,7 @@ import tyro
 from pyhar import cli
 from pyhar.errors import UserError
 from pyhar.files import atomic
+from pyhar.memory import keep_large_blocks
 
 if TYPE_CHECKING:
     from pyhar.inference.predictor import ActionPrediction, FramePrediction, Predictor
@@ -102,6 +103,7 @@ def predict(config: PredictConfig) -> list[str]:
     source = open_source(config.source)
     pictures = source.fps is None
     model = config.model if config.model is not None else newest_run()
+    keep_large_blocks()
     predictor = Predictor(
         model,
         device=config.device,

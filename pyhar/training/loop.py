@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from pyhar import memory
 from pyhar.data.sample import model_input
 from pyhar.errors import UserError
 from pyhar.models import ModelMeta, SPNet, save_model
 from pyhar.models.io import MODEL_FILE
-from pyhar.training import distributed, memory
+from pyhar.training import distributed
 from pyhar.training.checkpoint import (
     CHECKPOINT_FILE,
     Progress,

@@ -119,3 +119,43 @@ def test_older_and_fuller_files(tmp_path: Path) -> None:
     old = convert.load_release_weights(SPNet(config), tmp_path / "old.hdf5").state_dict()
     new = convert.load_release_weights(SPNet(config), WEIGHTS).state_dict()
     assert all(torch.equal(old[name], new[name]) for name in new)
+
+
+@pytest.mark.parametrize("pyramids", [(1, 2), (2,), (1,), (2, 3)])
+def test_the_acting_pyramids_are_found(pyramids: tuple[int, ...], tmp_path: Path) -> None:
+    """Whatever pyramids recognise actions, a file of these layers is recognised and read back."""
+    config = dataclasses.replace(
+        get_preset("penn-release"),
+        num_pyramids=3,
+        action_pyramids=pyramids,
+        num_levels=3,
+        growth=8,
+        stem_features=8,
+        pose_features=16,
+        appearance_features=32,
+        num_actions=(3, 4),
+    )
+    model = SPNet(config)
+    path = write_release_file(tmp_path / "weights.hdf5", model)
+    assert convert.infer_config(convert.read_layers(path)) == config
+    loaded = convert.load_release_weights(SPNet(config), path).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
+
+
+def write_release_file(path: Path, model: SPNet) -> Path:
+    """Write `model` as the authors' code would."""
+    inverse = {(2, 3, 0, 1): (2, 3, 0, 1), (3, 2, 0, 1): (2, 3, 1, 0), None: None}
+    with h5py.File(path, "w") as file:
+        names = []
+        for module, layer in convert._layers_of(model):
+            group, weights = file.create_group(layer), []
+            for key, weight, order in convert._weights_of(module):
+                value = module.get_parameter(key) if "running" not in key else module.get_buffer(key)
+                array = value.detach().numpy()
+                back = inverse[order]
+                group[f"{layer}/{weight}:0"] = array.transpose(back) if back else array
+                weights.append(f"{layer}/{weight}:0")
+            group.attrs["weight_names"] = weights
+            names.append(layer)
+        file.attrs["layer_names"] = names
+    return path

@@ -210,6 +210,11 @@ def joint_radii(body: Body) -> Array:
     return body.height * np.array([torso, torso, 0.034 * g, 0.05, *np.repeat(limbs, 2), torso])
 
 
+_CARDBOARD = np.array([0.68, 0.46, 0.26])
+_WOOD = np.array([0.55, 0.30, 0.12])
+_LINEN = np.array([0.92, 0.90, 0.82])
+
+
 @dataclass(frozen=True)
 class Things:
     """Colours of objects in a video."""
@@ -226,7 +231,7 @@ def make_things(rng: np.random.Generator) -> Things:
 def add_held(
     shapes: ShapeList, held: str, things: Things, body: Body, posture: Posture, mirrored: bool, both_hands: bool
 ) -> None:
-    """Add an object ("ball", "box", "bat" or "racket"): in both hands, or in the right one (mirrored: the left one)."""
+    """Add a "ball", "box", "bat" or "cushion": in both hands, or in the right one (mirrored: the left one)."""
     joints, hand = posture.joints, posture.hand
     if both_hands:
         grips = [joints[:, _HANDS[s]] - hand[:, s, :, 1] * 0.75 * body.hand for s in (0, 1)]
@@ -245,7 +250,6 @@ def add_held(
     def at(x: float, y: float, z: float) -> Array:
         return np.asarray(place + frame @ np.array([x, y, z]))
 
-    first, second = plain(things.first), plain(things.second)
     if held == "ball":
         radius = 135.0 if both_hands else 105.0
         centre = at(0, 0, 0.4 * radius) if both_hands else at(0, -radius, 0)
@@ -259,25 +263,22 @@ def add_held(
             Look(things.first, things.second, 0.0, np.pi / radius),
         )
     elif held == "box":
-        half = (175.0, 125.0, 130.0) if both_hands else (60.0, 150.0, 150.0)
-        centre = at(0, 0, 60.0) if both_hands else at(0, -half[1], 0)
-        shapes.box(centre, frame, half, Look(things.first, things.second, 0.0, np.pi / 110.0))
+        half = (240.0, 200.0, 190.0) if both_hands else (90.0, 190.0, 190.0)
+        centre = at(0, 0, 110.0) if both_hands else at(0, -half[1], 0)
+        card = _made_of(_CARDBOARD, things.first)
+        shapes.box(centre, frame, half, Look(card, 0.8 * card, 0.0, np.pi / 110.0))
     elif held == "bat":
-        shapes.cone(at(0, 60.0, 0), at(0, -300.0, 0), 17.0, 24.0, frame, second)
-        shapes.cone(at(0, -300.0, 0), at(0, -680.0, 0), 26.0, 42.0, frame, first)
+        wood = plain(_made_of(_WOOD, things.first))
+        shapes.cone(at(0, 60.0, 0), at(0, -300.0, 0), 20.0, 28.0, frame, plain(things.second))
+        shapes.cone(at(0, -300.0, 0), at(0, -780.0, 0), 30.0, 52.0, frame, wood)
     else:
-        shapes.cone(at(0, 60.0, 0), at(0, -260.0, 0), 18.0, 15.0, frame, second)
-        shapes.cone(at(0, -385.0, 0), at(0, -455.0, 0), 150.0, 150.0, frame, first, thin=0, thinness=0.1)
-        shapes.cone(
-            at(0, -385.0, 0),
-            at(0, -455.0, 0),
-            122.0,
-            122.0,
-            frame,
-            plain(0.45 + 0.5 * things.second),
-            thin=0,
-            thinness=0.2,
-        )
+        linen = _made_of(_LINEN, things.first)
+        shapes.box(at(0, -290.0, 0), frame, (210.0, 300.0, 90.0), Look(linen, 0.85 * linen, 0.0, np.pi / 130.0))
+
+
+def _made_of(material: Array, colour: Array) -> Array:
+    """The colour of one thing of a material: materials have a look of their own, things vary around it."""
+    return 0.75 * material + 0.25 * colour
 
 
 def add_seat(shapes: ShapeList, things: Things, body: Body, seated: Posture) -> None:

@@ -38,10 +38,10 @@ class Augmentation:
     """Ranges that training draws from. The defaults are gentler than the paper's, `PAPER_AUGMENTATION`: short
     trainings gain."""
 
-    rotation: float = 15.0
+    rotation: float = 6.0
     """Largest angle either way, degrees."""
-    scale: tuple[float, float] = (0.85, 1.2)
-    shift: float = 0.04
+    scale: tuple[float, float] = (0.9, 1.1)
+    shift: float = 0.03
     """Largest shift either way, as a share of the crop."""
     flip: float = 0.5
     """Probability of mirroring."""

@@ -80,7 +80,7 @@ class Style:
     """What is in the hand in actions that do not say."""
 
 
-DISTRACTORS = ("ball", "bat", "box", "racket")
+DISTRACTORS = ("ball", "bat", "box", "cushion")
 
 
 def make_style(rng: np.random.Generator) -> Style:
@@ -268,10 +268,10 @@ ACTIONS: tuple[Action, ...] = (
     Action("lift ball", _lift, 1.6, held="ball"),
     Action("lift box", _lift, 1.6, held="box"),
     Action("swing bat", _swing, 1.3, held="bat"),
-    Action("swing racket", _swing, 1.3, held="racket"),
+    Action("swing cushion", _swing, 1.3, held="cushion"),
 )
 ACTION_NAMES = tuple(action.name for action in ACTIONS)
-OBJECT_PAIRS = (("lift ball", "lift box"), ("swing bat", "swing racket"))
+OBJECT_PAIRS = (("lift ball", "lift box"), ("swing bat", "swing cushion"))
 """Actions with one distribution of motion, told apart by what is held."""
 MOTION_PAIRS = (("sit down", "stand up"), ("raise arms", "lower arms"))
 """Actions with one distribution of pictures, told apart by the direction of time."""
