@@ -93,9 +93,10 @@ def losses(records: Sequence[dict[str, Any]]) -> Figure:
         axes.set_ylabel(label)
         if all(r[key] > 0 for r in records if _is_number(r.get(key))):
             axes.set_yscale("log")
-    for stage, begin, end in _stages(records):
+    for number, (stage, begin, end) in enumerate(_stages(records)):
+        # On two lines in turn, so that the names of short stages do not meet.
         rows[0].annotate(
-            stage, ((begin + end) / 2, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
+            stage, ((begin + end) / 2, 1), xycoords=("data", "axes fraction"), xytext=(0, 3 + 13 * (number % 2)),
             textcoords="offset points", ha="center", va="bottom", fontweight="bold", color="#52606d",
         )  # fmt: skip
     rows[-1].set_xlabel("optimiser step, over all stages")
