@@ -333,7 +333,7 @@ def _small() -> StagesConfig:
     both = LossConfig(action=0.1, clip_pose=1.0)
     return StagesConfig(
         pose=stage(2500, 1e-2, LossConfig()),
-        action=stage(1400, 5e-3, LossConfig()),
+        action=stage(2200, 5e-3, LossConfig()),
         joint=stage(200, 3e-4, both),
         decoupled=stage(160, 2e-4, both),
     )
