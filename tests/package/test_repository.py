@@ -127,11 +127,12 @@ def test_readme_examples_import_what_exists() -> None:
 
 
 def test_readme_command_lines_use_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = re.findall(r"-m pyhar\.(\w+) *(.*)$", "\n".join(readme_blocks("sh")), re.MULTILINE)
-    assert {name for name, _ in lines} == {"train", "evaluate", "predict", "convert"}
+    lines = re.findall(r"-m pyhar\.([\w.]+) *(.*)$", "\n".join(readme_blocks("sh")), re.MULTILINE)
+    assert {name for name, _ in lines} == {"train", "evaluate", "predict", "convert", "data.synthetic"}
     for name in {name for name, _ in lines}:
+        is_package = (ROOT / "pyhar" / name.replace(".", "/")).is_dir()
         with pytest.raises(SystemExit):
-            importlib.import_module(f"pyhar.{name}").main(["--help"])
+            importlib.import_module(f"pyhar.{name}.__main__" if is_package else f"pyhar.{name}").main(["--help"])
         known = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
         used = {option for command, rest in lines if command == name for option in re.findall(r"--[\w.-]+", rest)}
         assert used <= known | {"--help"}, name
