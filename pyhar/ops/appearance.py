@@ -78,18 +78,18 @@ def decode_pose_and_appearance(
     return run("decode_pose_and_appearance", backend, logits, features, depth_logits, beta, grid, confidence)
 
 
-def _pool(h: Tensor, features: Tensor) -> Tensor:
+def pool(h: Tensor, features: Tensor) -> Tensor:
     """Return the appearance (B, J, C) in the type of `features`, summed in the type of `h`."""
     columns = features.to(h.dtype).flatten(2).transpose(1, 2)  # (B, YX, C)
     return torch.bmm(h.flatten(2), columns).to(features.dtype)
 
 
 def _eager_pool_appearance(logits: Tensor, features: Tensor, beta: float | Tensor) -> Tensor:
-    return _pool(probabilities(logits, beta, computing_type(logits, features)), features)
+    return pool(probabilities(logits, beta, computing_type(logits, features)), features)
 
 
 def _eager_pool_appearance_from_probs(probs: Tensor, features: Tensor) -> Tensor:
-    return _pool(probs.to(computing_type(probs, features)), features)
+    return pool(probs.to(computing_type(probs, features)), features)
 
 
 def _eager_decode_pose_and_appearance(
@@ -101,7 +101,7 @@ def _eager_decode_pose_and_appearance(
     confidence: str,
 ) -> tuple[DecodedPose, Tensor]:
     h = probabilities(logits, beta, computing_type(logits, features, depth_logits))
-    return decode_probabilities(h, depth_logits, grid, confidence), _pool(h, features)
+    return decode_probabilities(h, depth_logits, grid, confidence), pool(h, features)
 
 
 register("pool_appearance", "eager", _eager_pool_appearance)

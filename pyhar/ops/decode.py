@@ -101,17 +101,26 @@ def decode_pose(
 
 def decode_probabilities(h: Tensor, depth_logits: Tensor | None, grid: str, confidence: str) -> DecodedPose:
     """Return the pose of probability maps `h`, in the type of `h`."""
-    z = None if depth_logits is None else (h * depth_logits.to(h.dtype).sigmoid()).sum((-2, -1))
-    peaks = h if confidence == "max" else _window_sums(h)
-    return DecodedPose(_coordinates(h, grid), z, peaks.amax((-2, -1)))
+    z = None if depth_logits is None else depth(h, depth_logits)
+    return DecodedPose(coordinates(h, grid), z, peak(h, confidence))
 
 
-def _coordinates(h: Tensor, grid: str) -> Tensor:
+def coordinates(h: Tensor, grid: str) -> Tensor:
     """Return sum h * gx and sum h * gy, from the sums over columns and over rows."""
     # Not as matrix products: those lose digits where the user has allowed reduced precision (TF32) for them.
     x = (h.sum(-2) * axis(grid, h.shape[-1], h)).sum(-1)
     y = (h.sum(-1) * axis(grid, h.shape[-2], h)).sum(-1)
     return torch.stack((x, y), -1)
+
+
+def depth(h: Tensor, depth_logits: Tensor) -> Tensor:
+    """Return sum h * sigmoid(depth_logits)."""
+    return (h * depth_logits.to(h.dtype).sigmoid()).sum((-2, -1))
+
+
+def peak(h: Tensor, confidence: str) -> Tensor:
+    """Return the confidence: the largest pixel, or the largest sum over a window."""
+    return (h if confidence == "max" else _window_sums(h)).amax((-2, -1))
 
 
 def _window_sums(h: Tensor) -> Tensor:
@@ -124,11 +133,11 @@ def _window_sums(h: Tensor) -> Tensor:
 
 
 def _eager_soft_argmax(logits: Tensor, beta: float | Tensor, grid: str) -> Tensor:
-    return _coordinates(probabilities(logits, beta, computing_type(logits)), grid)
+    return coordinates(probabilities(logits, beta, computing_type(logits)), grid)
 
 
 def _eager_expectation(probs: Tensor, grid: str) -> Tensor:
-    return _coordinates(probs.to(computing_type(probs)), grid)
+    return coordinates(probs.to(computing_type(probs)), grid)
 
 
 def _eager_decode_pose(

@@ -9,12 +9,11 @@ has the backend "eager", plain PyTorch, which defines it and can serve every cal
 where `probe()` returns None if this machine can run it, else the reason why not; `function(*args)` takes the arguments
 of the operator, already checked and with autocast off; and `can_serve(*args)` returns None or the reason why it cannot
 serve that call. Probe and `can_serve` are asked at every call: they must be cheap (a probe keeps its answer) and must
-not wait for a device. A compiled function is first registered with `torch.library` (fake, autograd, vmap) by its
-backend, and the operator so made is what it puts here; "eager" needs none of that.
+not wait for a device. `pyhar.ops.compiled` does all this for a module of kernels.
 
 The backend of a call: the argument `backend`, else the one asked for by `use_backend`, else by the environment variable
-PYHAR_BACKEND, else the first of `BACKENDS` that can serve it. A backend that was asked for and cannot serve the call is
-an error.
+PYHAR_BACKEND, else the first of `BACKENDS` that is made for the tensors' device and can serve it. A backend that was
+asked for and cannot serve the call is an error.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from torch import Tensor
 
 from pyhar.errors import UserError, unknown_name
 
-# : Every backend by name, fastest first: "cuda" is compiled ahead, "nvrtc" the same source compiled at run time, "cpu"
-# C++.
-BACKENDS = ("cuda", "nvrtc", "triton", "cpu", "eager")
+# Every backend, fastest first, and the device it is made for. "cuda" is compiled ahead, "nvrtc" the same source at run
+# time, "cpu" is C++. A backend may serve other devices when asked to: Triton's interpreter runs on the CPU.
+BACKENDS: dict[str, str | None] = {"cuda": "cuda", "nvrtc": "cuda", "triton": "cuda", "cpu": "cpu", "eager": None}
 
 Probe = Callable[[], str | None]
 
@@ -110,7 +109,12 @@ def _select(operator: str, backend: str | None, args: tuple[Any, ...]) -> Callab
     if asked is None:
         asked, kind = os.environ.get("PYHAR_BACKEND") or None, "PYHAR_BACKEND"
     if asked is None:
-        return next(i.function for name, i in implementations.items() if _refusal(operator, name, args) is None)
+        here = (None, args[0].device.type)
+        return next(
+            implementation.function
+            for name, implementation in implementations.items()
+            if BACKENDS[name] in here and _refusal(operator, name, args) is None
+        )
     _check_name(asked, kind)
     reason = _refusal(operator, asked, args)
     if reason is not None:
@@ -131,6 +135,11 @@ def _refusal(operator: str, backend: str, args: tuple[Any, ...]) -> str | None:
 def _unusable(backend: str) -> str | None:
     probe = _probes.get(backend)
     return "not part of this version of pyhar" if probe is None else probe()
+
+
+# Probes look for packages and devices, which torch.compile cannot trace: it takes the answer as it is. This is what
+# torch.compiler.assume_constant_result does, which would import the whole compiler.
+_unusable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check_name(backend: str, kind: str = "backend") -> None:

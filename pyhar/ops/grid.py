@@ -29,11 +29,16 @@ def check_grid(grid: str) -> None:
         raise unknown_name("grid", grid, GRIDS)
 
 
+def line(grid: str, n: int) -> tuple[float, float]:
+    """Return (unit, first): the pixel of index i on an axis of `n` pixels lies at i / unit + first."""
+    return GRIDS[grid](n)
+
+
 def axis(grid: str, n: int, like: Tensor) -> Tensor:
     """Return the coordinates (n,) of an axis of `n` pixels, in the type and on the device of `like`.
 
     Made anew at each call: a cached tensor would have to be kept apart for every device, stream capture, inference mode
     and function transform it might have been made under, for the sake of a few microseconds.
     """
-    unit, first = GRIDS[grid](n)
+    unit, first = line(grid, n)
     return torch.arange(n, dtype=like.dtype, device=like.device).div_(unit).add_(first)

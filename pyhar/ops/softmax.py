@@ -32,7 +32,7 @@ def spatial_softmax(logits: Tensor, *, beta: float | Tensor = 1.0, backend: str 
 
 
 def probabilities(logits: Tensor, beta: float | Tensor, dtype: torch.dtype) -> Tensor:
-    """Return softmax(beta * logits) over each plane, computed and returned in `dtype`."""
+    """Return softmax(beta * logits) over each plane, computed and returned in `dtype`; beta may also be (B, J)."""
     return torch.softmax(_scaled(logits.to(dtype), beta).flatten(2), -1).view(logits.shape)
 
 
@@ -50,7 +50,7 @@ def _scaled(logits: Tensor, beta: float | Tensor) -> Tensor:
     if not isinstance(beta, Tensor) and beta > 0:
         return below * beta
     if isinstance(beta, Tensor):
-        beta = beta.to(logits.dtype).view(-1, 1, 1)
+        beta = beta.to(logits.dtype)[..., None, None]
     masked = below.isneginf()
     return (below.masked_fill(masked, 0.0) * beta).masked_fill(masked, -math.inf)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import reference
 import torch
+from checks import to_numpy
 
 from pyhar import ops
 
@@ -20,7 +22,9 @@ def decode(inputs: Any, backend: str, **options: Any) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("confidence", ["max", "window"])
 @pytest.mark.parametrize("beta", BETAS, ids=str)
-def test_masked_pixels_are_as_if_absent(beta: Any, confidence: str, backend: str, make_inputs: Any) -> None:
+def test_masked_pixels_are_as_if_absent(
+    beta: Any, confidence: str, backend: str, make_inputs: Any, device: str
+) -> None:
     """Masking all columns but the first four gives what the four columns alone give, in values and gradients."""
     inputs = make_inputs(dtype=torch.float64)
     options: Any = {"grid": "pixels", "confidence": confidence}
@@ -33,7 +37,7 @@ def test_masked_pixels_are_as_if_absent(beta: Any, confidence: str, backend: str
                 leaves.logits[..., 4:] = -torch.inf
         else:
             leaves = type(inputs)(*(t[..., :4].clone() for t in inputs)).leaves()
-        b = beta.double().requires_grad_() if isinstance(beta, torch.Tensor) else beta
+        b = beta.to(device, torch.float64).requires_grad_() if isinstance(beta, torch.Tensor) else beta
         out = decode(leaves, backend, beta=b, **options)
         wrt = [*leaves, b] if isinstance(b, torch.Tensor) else [*leaves]
         grad = torch.autograd.grad(sum(o.square().sum() for o in out), wrt)
@@ -46,23 +50,24 @@ def test_masked_pixels_are_as_if_absent(beta: Any, confidence: str, backend: str
 
 
 @pytest.mark.parametrize("beta", [1.0, 3.0, torch.tensor(3.0)], ids=str)
-def test_huge_float32_logits_keep_their_precision(beta: Any, backend: str, make_inputs: Any, reference: Any) -> None:
+def test_huge_float32_logits_keep_their_precision(beta: Any, backend: str, make_inputs: Any, device: str) -> None:
     inputs = make_inputs()
-    inputs = inputs._replace(logits=inputs.logits + torch.tensor([1e4, -1e4, 0.0])[:, None, None]).leaves()
+    inputs = inputs._replace(
+        logits=inputs.logits + torch.tensor([1e4, -1e4, 0.0], device=device)[:, None, None]
+    ).leaves()
     factor = float(beta)
-    beta = beta.clone().requires_grad_() if isinstance(beta, torch.Tensor) else beta
+    beta = beta.to(device, copy=True).requires_grad_() if isinstance(beta, torch.Tensor) else beta
     out = decode(inputs, backend, beta=beta)
-    arrays = [t.detach().double().numpy() for t in inputs]
-    expected = reference.decode(*arrays, beta=factor)
+    arrays = [to_numpy(t) for t in inputs]
+    expected = reference.values(*arrays, beta=factor)
     for name, value in zip(("xy", "z", "confidence", "appearance"), out, strict=True):
-        torch.testing.assert_close(value.double(), torch.from_numpy(expected[name]), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(value.double().cpu(), torch.from_numpy(expected[name]), rtol=1e-5, atol=1e-5)
     sum(o.sum() for o in out).backward()
-    upstream = {
-        n: torch.ones_like(v).numpy() for n, v in zip(("xy", "z", "confidence", "appearance"), out, strict=True)
-    }
+    names = ("xy", "z", "confidence", "appearance")
+    upstream = {n: to_numpy(torch.ones_like(v)) for n, v in zip(names, out, strict=True)}
     expected = reference.gradients(*arrays, upstream, beta=factor)
     grad = torch.from_numpy(expected["logits"])
-    torch.testing.assert_close(inputs.logits.grad.double(), grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(inputs.logits.grad.double().cpu(), grad, rtol=1e-4, atol=1e-5)
     if isinstance(beta, torch.Tensor):
         torch.testing.assert_close(beta.grad.item(), expected["beta"].sum(), rtol=1e-4, atol=1e-5)
 
@@ -70,7 +75,7 @@ def test_huge_float32_logits_keep_their_precision(beta: Any, backend: str, make_
 @pytest.mark.parametrize("beta", [1.0, 2.0, 0.5, torch.tensor(2.0)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
 def test_largest_logits_of_a_type_do_not_overflow(
-    dtype: torch.dtype, beta: Any, backend: str, make_inputs: Any
+    dtype: torch.dtype, beta: Any, backend: str, make_inputs: Any, device: str
 ) -> None:
     inputs = make_inputs(dtype=dtype).leaves()
     largest = torch.finfo(dtype).max
@@ -79,7 +84,7 @@ def test_largest_logits_of_a_type_do_not_overflow(
         inputs.logits[..., 2, 8] = largest
         inputs.depth_logits.fill_(-largest)
         inputs.depth_logits[..., 2, 8] = largest
-    beta = beta.clone().requires_grad_() if isinstance(beta, torch.Tensor) else beta
+    beta = beta.to(device, copy=True).requires_grad_() if isinstance(beta, torch.Tensor) else beta
     xy, z, confidence, appearance = decode(inputs, backend, beta=beta, grid="pixels")
     assert xy.tolist() == [[[8.0, 2.0]] * 3] * 2
     assert (z == 1).all()
@@ -92,11 +97,13 @@ def test_largest_logits_of_a_type_do_not_overflow(
 
 @pytest.mark.parametrize("beta", [1.0, 2.0, torch.tensor([1.0, 2.0, 0.0])], ids=str)
 @pytest.mark.parametrize("kind", ["masked", "nan"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_bad_plane_spoils_itself_alone(
-    kind: str, dtype: torch.dtype, beta: Any, backend: str, make_inputs: Any
+    kind: str, dtype: torch.dtype, beta: Any, layout: str, backend: str, make_inputs: Any, device: str
 ) -> None:
-    inputs = make_inputs(dtype=dtype)
+    beta = beta.to(device) if isinstance(beta, torch.Tensor) else beta
+    inputs = make_inputs(dtype=dtype, layout=layout)
     good = decode(inputs, backend, beta=beta)
     leaves = inputs._replace(logits=inputs.logits.clone()).leaves()
     with torch.no_grad():

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from checks import OPERATORS, call, flat
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from pyhar import ops
-
-
-def flat(outputs: Any) -> tuple[Tensor, ...]:
-    pose, appearance = outputs
-    return (*(t for t in pose if t is not None), appearance)
+from pyhar.ops import compiled
 
 
 @pytest.mark.parametrize("confidence", ["max", "window"])
 @pytest.mark.parametrize(("y", "x"), [(1, 1), (1, 4), (3, 5)])
-def test_gradients_and_second_derivatives(y: int, x: int, confidence: str, backend: str, make_inputs: Any) -> None:
+def test_gradients_and_second_derivatives(
+    y: int, x: int, confidence: str, backend: str, make_inputs: Any, device: str
+) -> None:
     inputs = make_inputs(b=2, j=2, c=2, y=y, x=x, dtype=torch.float64, scale=1.0)
     inputs.logits[0, 0, 0, 1:] = -torch.inf  # a mask has no gradient, first or second
-    beta = torch.tensor([0.7, 1.4], dtype=torch.float64)
+    beta = torch.tensor([0.7, 1.4], dtype=torch.float64, device=device)
 
     def function(logits: Tensor, features: Tensor, depth: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
         return flat(
@@ -51,20 +51,20 @@ def test_second_derivatives_of_the_single_operators(backend: str, make_inputs: A
 
 
 @pytest.mark.parametrize("autocast_type", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast_changes_nothing(autocast_type: torch.dtype, backend: str, make_inputs: Any) -> None:
+def test_autocast_changes_nothing(autocast_type: torch.dtype, backend: str, make_inputs: Any, device: str) -> None:
     inputs = make_inputs(y=32, x=32)
     expected = flat(ops.decode_pose_and_appearance(*inputs, backend=backend))
     leaves = inputs.leaves()
-    with torch.autocast("cpu", autocast_type):
+    with torch.autocast(device, autocast_type):
         actual = flat(ops.decode_pose_and_appearance(*leaves, backend=backend))
-        assert torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled(device)
     for value, reference in zip(actual, expected, strict=True):
         assert torch.equal(value, reference)
     sum(t.sum() for t in actual).backward()
     assert all(t.grad.dtype == torch.float32 for t in leaves)
 
 
-def test_compile_with_dynamic_shapes_as_one_graph(backend: str, make_inputs: Any) -> None:
+def test_compile_with_dynamic_shapes_as_one_graph(backend: str, make_inputs: Any, device: str) -> None:
     @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
     def function(logits: Tensor, features: Tensor, depth: Tensor, beta: Tensor) -> Any:
         return ops.decode_pose_and_appearance(
@@ -73,7 +73,7 @@ def test_compile_with_dynamic_shapes_as_one_graph(backend: str, make_inputs: Any
 
     for y, x, layout in ((7, 9, "contiguous"), (8, 6, "contiguous"), (12, 5, "channels_last")):
         inputs = make_inputs(b=y, y=y, x=x, layout=layout).leaves()
-        beta = torch.tensor([0.5, 1.0, 2.0], requires_grad=True)
+        beta = torch.tensor([0.5, 1.0, 2.0], requires_grad=True, device=device)
         plain = inputs.leaves()
         plain_beta = beta.detach().clone().requires_grad_()
         actual = flat(function(*inputs, beta))
@@ -112,20 +112,24 @@ def test_compiled_code_follows_the_backend_asked_for(make_inputs: Any) -> None:
         torch.testing.assert_close(compiled(logits), ops.soft_argmax(logits))
 
 
-def test_export_with_dynamic_sizes(make_inputs: Any) -> None:
+def test_export_with_dynamic_sizes(backend: str, make_inputs: Any) -> None:
     class Decoder(torch.nn.Module):
         def forward(self, logits: Tensor, features: Tensor, depth: Tensor) -> Any:
-            return ops.decode_pose_and_appearance(logits, features, depth, beta=2.0, confidence="window")
+            return ops.decode_pose_and_appearance(
+                logits, features, depth, beta=2.0, confidence="window", backend=backend
+            )
 
     dims = {0: torch.export.Dim("b"), 2: torch.export.Dim("y", min=3), 3: torch.export.Dim("x", min=3)}
     program = torch.export.export(Decoder(), tuple(make_inputs()), dynamic_shapes=(dims, dims, dims))
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert (f"pyhar.{backend}_decode.default" in called) == (backend != "eager")
     inputs = make_inputs(b=5, y=12, x=6)
     torch.testing.assert_close(flat(program.module()(*inputs)), flat(Decoder()(*inputs)))
 
 
-def test_vmap(backend: str, make_inputs: Any) -> None:
+def test_vmap(backend: str, make_inputs: Any, device: str) -> None:
     inputs = make_inputs(b=6)
-    beta = torch.tensor([0.5, 1.0, 2.0])
+    beta = torch.tensor([0.5, 1.0, 2.0], device=device)
 
     def function(logits: Tensor, features: Tensor, depth: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
         return flat(ops.decode_pose_and_appearance(logits, features, depth, beta=beta, backend=backend))
@@ -157,3 +161,85 @@ def test_inference_mode_leaves_nothing_behind(backend: str, make_inputs: Any) ->
     actual.sum().backward()
     assert torch.equal(actual.detach(), expected)
     assert leaf.grad.isfinite().all()
+
+
+def library_calls(backend: str, inputs: Any, device: str) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Every operator of a backend with arguments it may be given."""
+    logits, features, depth = inputs
+    namespace = torch.ops.pyhar
+    softmax, softmax_backward, decode, decode_backward = (
+        getattr(namespace, f"{backend}_{name}").default
+        for name in ("softmax", "softmax_backward", "decode", "decode_backward")
+    )
+    beta = torch.rand(logits.shape[:2], device=device, dtype=logits.dtype).requires_grad_()
+    _, stats = softmax(logits.detach(), beta.detach(), 1.0)
+    _, plain_stats = softmax(logits.detach(), None, 2.0)
+    *outputs, _ = decode(logits.detach(), features.detach(), depth.detach(), None, 2.0, "unit", "window", False)
+    upstream = [torch.rand_like(o) for o in outputs]
+    none = logits.detach().new_empty(0)
+    pose = (logits, None, depth, None, 2.0, "unit", "window", False)
+    full = (logits, features, depth, beta, 1.0, "corners", "max", False)
+    probs = (logits, features, None, None, 1.0, "pixels", None, True)
+    return [
+        (softmax, (logits, beta, 1.0)),
+        (softmax, (logits, None, 2.0)),
+        (softmax_backward, (logits, beta, 1.0, stats, torch.rand_like(logits), [True, True])),
+        (decode, full),
+        (decode, pose),
+        (decode, probs),
+        (decode_backward, (*full, stats, *upstream, [True, True, True, True])),
+        (decode_backward, (*pose, plain_stats, upstream[0], None, upstream[2], None, [True, False, True, False])),
+        (decode_backward, (*probs, none, None, None, None, upstream[3], [False, True, False, False])),
+    ]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_opcheck(layout: str, compiled_backend: str, make_inputs: Any, device: str) -> None:
+    inputs = make_inputs(y=4, x=5, layout=layout).leaves()
+    for operator, arguments in library_calls(compiled_backend, inputs, device):
+        torch.library.opcheck(operator, arguments)
+
+
+def test_the_backend_asked_for_is_the_one_that_runs(
+    compiled_backend: str, make_inputs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every operator reaches the launchers of its backend, forward and backward, and no other backend's."""
+    ran = []
+    for name, kernels in compiled.KERNELS.items():
+        spies = {
+            function: spy(getattr(kernels, function), (name, function), ran)
+            for function in ("softmax_forward", "softmax_backward", "decode_forward", "decode_backward")
+        }
+        monkeypatch.setitem(
+            compiled.KERNELS,
+            name,
+            SimpleNamespace(why_unusable=kernels.why_unusable, why_not=kernels.why_not, **spies),
+        )
+    for operator in OPERATORS:
+        ran.clear()
+        inputs = make_inputs().leaves()
+        outputs = call(operator, inputs, compiled_backend)
+        torch.autograd.grad(sum(o.sum() for o in outputs.values()), inputs.logits)
+        kind = "softmax" if operator == "spatial_softmax" else "decode"
+        assert ran == [(compiled_backend, f"{kind}_forward"), (compiled_backend, f"{kind}_backward")], operator
+
+
+def spy(function: Any, name: tuple[str, str], ran: list[tuple[str, str]]) -> Any:
+    def spied(*args: Any) -> None:
+        ran.append(name)
+        function(*args)
+
+    return spied
+
+
+def test_a_network_compiled_for_a_backend_uses_it(compiled_backend: str, make_inputs: Any) -> None:
+    logits = make_inputs().logits
+    graphs = []
+
+    def look(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph.graph)
+        return graph.forward
+
+    with ops.use_backend(compiled_backend):
+        torch.compile(ops.soft_argmax, fullgraph=True, backend=look)(logits)
+    assert f"{compiled_backend}_decode" in str(graphs[0])

@@ -1,0 +1,419 @@
+"""The compiled backends as PyTorch operators: `torch.library` definitions and what each public operator asks of them.
+
+Every backend is a module of launchers that meets the contract in `pyhar.kernels`. `add_backend` makes four operators of
+it, which differ from backend to backend only in name:
+
+    pyhar::<backend>_softmax    pyhar::<backend>_softmax_backward
+    pyhar::<backend>_decode     pyhar::<backend>_decode_backward
+
+`decode` serves every public operator but the softmax. They are known to autograd, `torch.func`, `torch.compile`,
+`torch.export` and `vmap`. The backward operators are differentiable themselves: their derivative is that of the plain
+PyTorch definition, so second derivatives are right, at its speed.
+
+They are made with `Library.define` and `impl`. By `benchmarks/call_overhead.py` that costs a little less per call than
+`torch.library.custom_op`, which also copies what it is given; an `autograd.Function` around the launchers would be
+faster still, but leaves the operator unknown to export and compilation, or asks for a second path beside this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.library import Library, register_autograd, register_fake, register_vmap
+
+from pyhar.ops.appearance import pool
+from pyhar.ops.decode import DecodedPose, coordinates, depth, peak
+from pyhar.ops.dispatch import computing_type, register, register_backend
+from pyhar.ops.grid import line
+from pyhar.ops.softmax import probabilities
+
+SCHEMAS = {
+    "softmax": "(Tensor logits, Tensor? beta, float scale) -> (Tensor probs, Tensor stats)",
+    "softmax_backward": "(Tensor logits, Tensor? beta, float scale, Tensor stats, Tensor g_probs, bool[] needs)"
+    " -> (Tensor d_logits, Tensor d_beta)",
+    "decode": "(Tensor logits, Tensor? features, Tensor? depth_logits, Tensor? beta, float scale, str? grid,"
+    " str? confidence, bool normalised)"
+    " -> (Tensor xy, Tensor z, Tensor confidence, Tensor appearance, Tensor stats)",
+    "decode_backward": "(Tensor logits, Tensor? features, Tensor? depth_logits, Tensor? beta, float scale, str? grid,"
+    " str? confidence, bool normalised, Tensor stats, Tensor? g_xy, Tensor? g_z, Tensor? g_confidence,"
+    " Tensor? g_appearance, bool[] needs)"
+    " -> (Tensor d_logits, Tensor d_features, Tensor d_depth_logits, Tensor d_beta)",
+}
+
+# The launchers of every backend; looked up at each call.
+KERNELS: dict[str, ModuleType] = {}
+
+_library = Library("pyhar", "DEF")
+
+
+def add_backend(backend: str, kernels: ModuleType) -> None:
+    """Define the operators of `backend`, whose launchers are those of `kernels`, and register them for dispatch."""
+    KERNELS[backend] = kernels
+    softmax = _softmax(backend)
+    decode = _decode(backend)
+    register_backend(backend, lambda: KERNELS[backend].why_unusable())
+
+    def join(operator: str, function: Callable[..., Any], tensors: Callable[..., tuple[Any, ...]]) -> None:
+        register(operator, backend, function, lambda *args: KERNELS[backend].why_not(*tensors(*args)))
+
+    join(
+        "spatial_softmax",
+        lambda logits, beta: softmax(logits, *_split(beta, logits))[0],
+        lambda logits, beta: (logits, None, None, beta),
+    )
+    join(
+        "soft_argmax",
+        lambda logits, beta, grid: decode(logits, None, None, *_split(beta, logits), grid, None, False)[0],
+        lambda logits, beta, grid: (logits, None, None, beta),
+    )
+    join(
+        "expectation",
+        lambda probs, grid: decode(probs, None, None, None, 1.0, grid, None, True)[0],
+        lambda probs, grid: (probs, None, None, None),
+    )
+    join(
+        "pool_appearance",
+        lambda logits, features, beta: decode(
+            logits, features, None, *_split(beta, logits, features), None, None, False
+        )[3],
+        lambda logits, features, beta: (logits, features, None, beta),
+    )
+    join(
+        "pool_appearance_from_probs",
+        lambda probs, features: decode(probs, features, None, None, 1.0, None, None, True)[3],
+        lambda probs, features: (probs, features, None, None),
+    )
+
+    def decode_pose(logits: Tensor, depth_logits: Tensor | None, beta: Any, grid: str, confidence: str) -> DecodedPose:
+        split = _split(beta, logits, depth_logits)
+        xy, z, c, _, _ = decode(logits, None, depth_logits, *split, grid, confidence, False)
+        return DecodedPose(xy, None if depth_logits is None else z, c)
+
+    def decode_pose_and_appearance(
+        logits: Tensor, features: Tensor, depth_logits: Tensor | None, beta: Any, grid: str, confidence: str
+    ) -> tuple[DecodedPose, Tensor]:
+        split = _split(beta, logits, features, depth_logits)
+        xy, z, c, appearance, _ = decode(logits, features, depth_logits, *split, grid, confidence, False)
+        return DecodedPose(xy, None if depth_logits is None else z, c), appearance
+
+    join("decode_pose", decode_pose, lambda logits, depth, beta, *_: (logits, None, depth, beta))
+    join(
+        "decode_pose_and_appearance",
+        decode_pose_and_appearance,
+        lambda logits, features, depth, beta, *_: (logits, features, depth, beta),
+    )
+
+
+def _split(beta: float | Tensor, logits: Tensor, *others: Tensor | None) -> tuple[Tensor | None, float]:
+    """Return beta as kernels take it: a tensor (B, J) in the computing type or None, and a number."""
+    if not isinstance(beta, Tensor):
+        return None, float(beta)
+    return beta.to(computing_type(logits, *others)).expand(logits.shape[:2]), 1.0
+
+
+# --- the softmax
+
+
+def _softmax(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    def allocate(logits: Tensor, beta: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(logits), _per_plane(logits, computing_type(logits), 2)
+
+    def forward(logits: Tensor, beta: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+        probs, stats = allocate(logits, beta, scale)
+        KERNELS[backend].softmax_forward(logits, beta, scale, stats, probs)
+        return probs, stats
+
+    def allocate_backward(
+        logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, g_probs: Tensor, needs: Sequence[bool]
+    ) -> tuple[Tensor, Tensor]:
+        return (
+            torch.empty_like(logits) if needs[0] else stats.new_empty(0),
+            _per_plane(logits, stats.dtype) if needs[1] else stats.new_empty(0),
+        )
+
+    def backward(
+        logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, g_probs: Tensor, needs: Sequence[bool]
+    ) -> tuple[Tensor, Tensor]:
+        out = allocate_backward(logits, beta, scale, stats, g_probs, needs)
+        KERNELS[backend].softmax_backward(logits, beta, scale, stats, g_probs, *_wanted(out, needs))
+        return out
+
+    def definition(logits: Tensor, beta: Tensor | None, scale: float) -> Tensor:
+        return probabilities(logits, scale if beta is None else beta, computing_type(logits)).to(logits.dtype)
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        logits, beta, ctx.scale = inputs
+        ctx.save_for_backward(logits, beta, output[1])
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    def differentiate(ctx: Any, g_probs: Tensor | None, _: None) -> tuple[Any, ...]:
+        if g_probs is None:
+            return None, None, None
+        logits, beta, stats = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[:2])
+        d_logits, d_beta = gradient(logits, beta, ctx.scale, stats, g_probs, needs)
+        return *_wanted((d_logits, d_beta), needs), None
+
+    def save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        logits, beta, ctx.scale, _, g_probs, ctx.needs = inputs
+        ctx.save_for_backward(logits, beta, g_probs)
+        ctx.set_materialize_grads(False)
+
+    def differentiate_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
+        logits, beta, g_probs = ctx.saved_tensors
+        d_logits, d_beta, d_g = _second_order(
+            lambda logits, beta: (definition(logits, beta, ctx.scale),), (logits, beta), (g_probs,), ctx.needs, upstream
+        )
+        return d_logits, d_beta, None, None, d_g, None
+
+    function = _define(backend, "softmax", forward, allocate, save, differentiate)
+    gradient = _define(backend, "softmax_backward", backward, allocate_backward, save_backward, differentiate_backward)
+    return function
+
+
+# --- everything that is read out of maps
+
+
+class _Maps(NamedTuple):
+    """What `decode` is given, and what begins the arguments of `decode_backward`."""
+
+    logits: Tensor
+    features: Tensor | None
+    depth_logits: Tensor | None
+    beta: Tensor | None
+    scale: float
+    grid: str | None
+    confidence: str | None
+    normalised: bool
+
+    def shared(self, stats: Tensor | None) -> tuple[Any, ...]:
+        """The arguments that both launchers share."""
+        x, y = self.logits.shape[-1], self.logits.shape[-2]
+        lines = (1.0, 0.0, 1.0, 0.0) if self.grid is None else (*line(self.grid, x), *line(self.grid, y))
+        return *self[:5], lines, self.confidence == "window", stats
+
+    def definition(self) -> tuple[Tensor | None, ...]:
+        """Return xy, z, confidence and appearance, each None where not asked for, in plain PyTorch."""
+        logits, features, depth_logits, beta, scale, grid, confidence, normalised = self
+        dtype = computing_type(logits, features, depth_logits)
+        h = logits.to(dtype) if normalised else probabilities(logits, scale if beta is None else beta, dtype)
+        return (
+            None if grid is None else coordinates(h, grid),
+            None if depth_logits is None else depth(h, depth_logits),
+            None if confidence is None else peak(h, confidence),
+            None if features is None else pool(h, features),
+        )
+
+
+_INPUTS = 4  # tensors that begin _Maps
+_OPTIONS = len(_Maps._fields) - _INPUTS
+
+
+def _decode(backend: str) -> Callable[..., tuple[Tensor, ...]]:
+    def allocate(*args: Any) -> tuple[Tensor, ...]:
+        maps = _Maps(*args)
+        logits, features = maps.logits, maps.features
+        dtype = computing_type(logits, features, maps.depth_logits)
+        return (
+            logits.new_empty(0, dtype=dtype) if maps.grid is None else _per_plane(logits, dtype, 2),
+            logits.new_empty(0, dtype=dtype) if maps.depth_logits is None else _per_plane(logits, dtype),
+            logits.new_empty(0, dtype=dtype) if maps.confidence is None else _per_plane(logits, dtype),
+            logits.new_empty(0, dtype=dtype)
+            if features is None
+            else _per_plane(logits, features.dtype, features.shape[1]),
+            logits.new_empty(0, dtype=dtype) if maps.normalised else _per_plane(logits, dtype, 2),
+        )
+
+    def forward(*args: Any) -> tuple[Tensor, ...]:
+        maps = _Maps(*args)
+        out = allocate(*args)
+        *wanted, stats = (value if value.dim() > 1 else None for value in out)
+        KERNELS[backend].decode_forward(*maps.shared(stats), *wanted)
+        return out
+
+    def allocate_backward(*args: Any) -> tuple[Tensor, ...]:
+        maps, stats, needs = _Maps(*args[: len(_Maps._fields)]), args[-6], args[-1]
+        return (
+            *(
+                torch.empty_like(value) if value is not None and needed else stats.new_empty(0)
+                for value, needed in zip(maps[:3], needs, strict=False)
+            ),
+            _per_plane(maps.logits, stats.dtype) if needs[3] else stats.new_empty(0),
+        )
+
+    def backward(*args: Any) -> tuple[Tensor, ...]:
+        maps = _Maps(*args[: len(_Maps._fields)])
+        stats, *upstream, needs = args[len(_Maps._fields) :]
+        out = allocate_backward(*args)
+        KERNELS[backend].decode_backward(
+            *maps.shared(None if maps.normalised else stats),
+            *(None if g is None else g.contiguous() for g in upstream),
+            *_wanted(out, needs),
+        )
+        return out
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.options = inputs[_INPUTS:]
+        ctx.save_for_backward(*inputs[:_INPUTS], output[4])
+        ctx.mark_non_differentiable(output[4])
+        ctx.set_materialize_grads(False)
+
+    def differentiate(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
+        *tensors, stats = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[:_INPUTS])
+        # A compiler asks for the gradient of every output, those that hold nothing included.
+        flowing = [g if g is not None and g.dim() > 1 else None for g in upstream[:4]]
+        if all(g is None for g in flowing):
+            return (None,) * len(_Maps._fields)
+        grads = gradient(*tensors, *ctx.options, stats, *flowing, needs)
+        return *_wanted(grads, needs), *(None,) * _OPTIONS
+
+    def save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        maps, (_, *upstream, ctx.needs) = inputs[: len(_Maps._fields)], inputs[len(_Maps._fields) :]
+        ctx.options = maps[_INPUTS:]
+        ctx.save_for_backward(*maps[:_INPUTS], *upstream)
+        ctx.set_materialize_grads(False)
+
+    def differentiate_backward(ctx: Any, *second: Tensor | None) -> tuple[Any, ...]:
+        inputs, upstream = ctx.saved_tensors[:_INPUTS], ctx.saved_tensors[_INPUTS:]
+        grads = _second_order(
+            lambda *tensors: _Maps(*tensors, *ctx.options).definition(), inputs, upstream, ctx.needs, second
+        )
+        return *grads[:_INPUTS], *(None,) * _OPTIONS, None, *grads[_INPUTS:], None
+
+    function = _define(backend, "decode", forward, allocate, save, differentiate)
+    gradient = _define(backend, "decode_backward", backward, allocate_backward, save_backward, differentiate_backward)
+    return function
+
+
+# --- what both share
+
+
+def _define(
+    backend: str,
+    operator: str,
+    function: Callable[..., Any],
+    allocate: Callable[..., Any],
+    save: Callable[..., None],
+    differentiate: Callable[..., Any],
+) -> Callable[..., Any]:
+    """Define `pyhar::<backend>_<operator>` and return what calls it.
+
+    `allocate` gives outputs as `function` does, not filled; `save` and `differentiate` are those of an autograd
+    function with a separate `setup_context`.
+    """
+    name = f"{backend}_{operator}"
+    _library.define(name + SCHEMAS[operator])
+    _library.impl(name, function, "CompositeExplicitAutograd")
+    overload = getattr(torch.ops.pyhar, name).default
+    register_fake(overload, allocate, lib=_library)
+    register_autograd(overload, differentiate, setup_context=save, lib=_library)
+    register_vmap(overload, lambda info, dims, *args: _fold(overload, info.batch_size, dims, args), lib=_library)
+
+    class Transformed(torch.autograd.Function):
+        """The operator for `torch.func.grad` and its kin, which do not see what `register_autograd` was given."""
+
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return overload(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            save(ctx, inputs, output)
+
+        @staticmethod
+        def backward(ctx: Any, *upstream: Tensor | None) -> Any:
+            return differentiate(ctx, *upstream)
+
+        @staticmethod
+        def vmap(info: Any, dims: tuple[int | None, ...], *args: Any) -> Any:
+            return _fold(call, info.batch_size, dims, args)
+
+    def call(*args: Any) -> Any:
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return Transformed.apply(*args)
+        return overload(*args)
+
+    return call
+
+
+def _fold(
+    overload: Callable[..., tuple[Tensor, ...]], size: int, dims: tuple[int | None, ...], args: tuple[Any, ...]
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """Run an operator over a dimension of vmap by making it part of the batch, which every tensor has in front."""
+
+    def fold(value: Any, dim: int | None) -> Any:
+        if not isinstance(value, Tensor) or (dim is None and value.dim() == 1):  # a place that holds nothing
+            return value
+        batched = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
+        return batched.flatten(0, 1)
+
+    outputs = overload(*(fold(value, dim) for value, dim in zip(args, dims, strict=True)))
+    unfolded = tuple(
+        value if value.dim() == 1 else value.unflatten(0, (size, value.shape[0] // size)) for value in outputs
+    )
+    return unfolded, tuple(None if value.dim() == 1 else 0 for value in outputs)
+
+
+def _second_order(
+    function: Callable[..., tuple[Tensor | None, ...]],
+    inputs: Sequence[Tensor | None],
+    upstream: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    second: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Differentiate the gradient of a function.
+
+    Args:
+        function: inputs -> outputs.
+        inputs, upstream: its arguments, and the gradients of its outputs, None where nothing flows.
+        needs: for which of the inputs the gradient was taken.
+        second: upstream gradients of those gradients.
+
+    Returns:
+        The gradients of all inputs, then of all upstream gradients, None where there is none.
+    """
+    places = [i for i, value in enumerate((*inputs, *upstream)) if value is not None]
+    values = [value for value in (*inputs, *upstream) if value is not None]
+    targets = [i for i, needed in enumerate(needs) if needed]
+
+    def first_order(*values: Tensor) -> tuple[Tensor, ...]:
+        full: list[Tensor | None] = [None] * (len(inputs) + len(upstream))
+        for place, value in zip(places, values, strict=True):
+            full[place] = value
+        arguments, gradients = full[: len(inputs)], full[len(inputs) :]
+
+        def outputs(*moved: Tensor) -> tuple[Tensor, ...]:
+            for place, value in zip(targets, moved, strict=True):
+                arguments[place] = value
+            found = function(*arguments)
+            return tuple(o for o, g in zip(found, gradients, strict=True) if o is not None and g is not None)
+
+        _, pull = _vjp(outputs, *(arguments[place] for place in targets))
+        return pull(tuple(g for g in gradients if g is not None))
+
+    taken, pull = _vjp(first_order, *values)
+    flowing = [second[place] for place in targets]
+    grads = pull(tuple(torch.zeros_like(t) if g is None else g for t, g in zip(taken, flowing, strict=True)))
+    result: list[Tensor | None] = [None] * (len(inputs) + len(upstream))
+    for place, grad in zip(places, grads, strict=True):
+        result[place] = grad
+    return result
+
+
+def _vjp(function: Callable[..., Any], *arguments: Tensor) -> tuple[Any, Callable[..., Any]]:
+    result = torch.func.vjp(function, *arguments)
+    return result[0], result[1]
+
+
+def _per_plane(logits: Tensor, dtype: torch.dtype, *more: int) -> Tensor:
+    return logits.new_empty((logits.shape[0], logits.shape[1], *more), dtype=dtype)
+
+
+def _wanted(outputs: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+    return [output if wants else None for output, wants in zip(outputs, wanted, strict=True)]

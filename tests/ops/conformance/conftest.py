@@ -1,0 +1,118 @@
+"""One suite for all backends: which there are here, memory full of NaN, and how many cases each passed.
+
+A test that asks for `backend` runs on every backend this machine can run, one that asks for `compiled_backend` on all
+but the plain one. Where there is no GPU, Triton runs in its interpreter and "cuda" is the CUDA source compiled for the
+host: a test that asks for `shape` gives them its module's SMALL shapes instead of its SHAPES.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+# For the helpers beside this file and the CUDA kernels on the host.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "cuda_on_host")]
+
+import host  # noqa: E402
+
+from pyhar import ops  # noqa: E402
+from pyhar.ops import compiled, dispatch  # noqa: E402
+
+GPU = torch.cuda.is_available()
+REASONS = ops.available_backends() | ({} if GPU else {"cuda": host.why_unusable()})
+USABLE = [name for name, reason in REASONS.items() if reason is None]
+SLOW = () if GPU else ("triton", "cuda")
+
+
+def device_of(backend: str) -> str:
+    return "cuda" if GPU and dispatch.BACKENDS[backend] == "cuda" else "cpu"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for fixture, names in (("backend", USABLE), ("compiled_backend", [n for n in USABLE if n != "eager"])):
+        if fixture not in metafunc.fixturenames:
+            continue
+        if "shape" not in metafunc.fixturenames:
+            metafunc.parametrize(fixture, names, indirect=True)
+            continue
+        module = metafunc.module
+        pairs = [(name, shape) for name in names for shape in (module.SMALL if name in SLOW else module.SHAPES)]
+        ids = [f"{name}-{'x'.join(map(str, shape))}" for name, shape in pairs]
+        metafunc.parametrize((fixture, "shape"), pairs, ids=ids, indirect=[fixture])
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every backend that this machine can run."""
+    if request.param == "cuda" and not GPU:
+        monkeypatch.setitem(compiled.KERNELS, "cuda", host)
+    return request.param
+
+
+compiled_backend = backend
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> str:
+    """Where the tensors of this test's backend live."""
+    names = {"backend", "compiled_backend"} & set(request.fixturenames)
+    return device_of(request.getfixturevalue(names.pop())) if names else "cpu"
+
+
+@pytest.fixture
+def make_inputs(make_inputs: Any, device: str) -> Any:
+    return functools.partial(make_inputs, device=device)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """Fresh memory holds NaN, so that what a kernel leaves out, or reads before it is written, shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before() -> Iterator[None]:
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def counted(request: pytest.FixtureRequest) -> None:
+    request.config.stash.setdefault(COUNTS, Counter())
+
+
+COUNTS = pytest.StashKey[Counter]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
+    report = yield
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    name = parameters.get("backend", parameters.get("compiled_backend"))
+    if name is not None and report.when == "call":
+        item.config.stash[COUNTS][name, report.outcome] += 1
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    counts = config.stash.get(COUNTS, None)
+    if not counts:
+        return
+    terminalreporter.section("conformance by backend")
+    for name, reason in REASONS.items():
+        how = (
+            " (interpreter)" if name == "triton" and not GPU else " (on the host)" if name == "cuda" and not GPU else ""
+        )
+        cases = ", ".join(f"{n} {outcome}" for (backend, outcome), n in sorted(counts.items()) if backend == name)
+        terminalreporter.line(f"{name}{how}: {cases or reason or 'none ran'}")

@@ -1,0 +1,79 @@
+"""The README's replacements: our import gives what the line it replaces gives, on the same input."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+README = Path(__file__).parents[2] / "README.md"
+BLOCKS = re.findall(r"^```python\n(# from .*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+class PlainSpatialSoftmax(nn.Module):
+    """The module of robot-learning code, as it is written there: a flat softmax and products with a meshgrid."""
+
+    def __init__(self, input_shape: tuple[int, int, int], num_kp: int, temperature: float) -> None:
+        super().__init__()
+        channels, self.height, self.width = input_shape
+        self.nets = nn.Conv2d(channels, num_kp, kernel_size=1)
+        self.temperature = temperature
+        y, x = torch.meshgrid(torch.linspace(-1, 1, self.height), torch.linspace(-1, 1, self.width), indexing="ij")
+        self.register_buffer("pos_x", x.reshape(1, -1))
+        self.register_buffer("pos_y", y.reshape(1, -1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        maps = self.nets(features)
+        weights = (maps.reshape(-1, self.height * self.width) / self.temperature).softmax(-1)
+        x, y = ((weights * p).sum(1, keepdim=True) for p in (self.pos_x, self.pos_y))
+        return torch.cat([x, y], 1).view(-1, maps.shape[1], 2)
+
+
+@pytest.fixture
+def robomimic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in where the package would be imported from."""
+    module: Any = ModuleType("robomimic.models.base_nets")
+    module.SpatialSoftmax = PlainSpatialSoftmax
+    for name in ("robomimic", "robomimic.models"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "robomimic.models.base_nets", module)
+
+
+def run(block: str) -> dict[str, Any]:
+    torch.manual_seed(0)
+    names: dict[str, Any] = {"torch": torch}
+    exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+@pytest.mark.usefixtures("robomimic")
+@pytest.mark.parametrize("block", BLOCKS, ids=[b.split()[2].split(".")[0] for b in BLOCKS])
+def test_the_replacement_gives_the_values_of_what_it_replaces(block: str) -> None:
+    comment, *rest = block.splitlines()
+    assert len([line for line in rest if line]) <= 5
+    theirs = [comment.removeprefix("# "), *(line for line in rest if not line.startswith("from pyhar"))]
+    pytest.importorskip(comment.split()[2].split(".")[0], exc_type=ImportError)
+    ours = run(block)
+    assert any(getattr(value, "__module__", "").startswith("pyhar.") for value in ours.values())
+    torch.testing.assert_close(ours["keypoints"], run("\n".join(theirs))["keypoints"], rtol=1e-5, atol=1e-6)
+
+
+def test_all_three_are_shown() -> None:
+    assert len(BLOCKS) == 3
+
+
+@pytest.mark.usefixtures("robomimic")
+def test_saved_weights_of_the_robot_learning_module_load() -> None:
+    from pyhar.nn import SpatialSoftmaxKeypoints
+
+    plain = PlainSpatialSoftmax((8, 5, 6), 4, 2.0)
+    ours = SpatialSoftmaxKeypoints((8, 5, 6), num_kp=4, temperature=2.0)
+    ours.load_state_dict(plain.state_dict())
+    features = torch.randn(3, 8, 5, 6)
+    torch.testing.assert_close(ours(features), plain(features), rtol=1e-5, atol=1e-6)
