@@ -13,7 +13,7 @@ import textwrap
 from glob import glob
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CompileError, LinkError
@@ -60,6 +60,8 @@ class BuildNative(build_ext):
             Path(self.get_ext_filename(ext.name)).unlink(missing_ok=True)
         print(f"pyhar: installing without the native module pyhar._native: {reason}", file=sys.stderr, flush=True)
 
+
+ParallelCompile().install()
 
 native = Pybind11Extension(
     "pyhar._native",

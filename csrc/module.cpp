@@ -3,10 +3,55 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
 #include "cpu/features.h"
 #include "cpu/parallel.h"
+#include "cpu/problem.h"
 
 namespace py = pybind11;
+
+namespace pybind11 {
+namespace detail {
+
+// A tensor: None, or a tuple (address, type, strides in elements) with the type 0 float16, 1 bfloat16, 2 float32,
+// 3 float64. Missing strides at the end are 0.
+template <>
+struct type_caster<pyhar::Map> {
+    PYBIND11_TYPE_CASTER(pyhar::Map, const_name("tuple[int, int, tuple[int, ...]] | None"));
+
+    bool load(handle source, bool) {
+        if (source.is_none()) return true;
+        PyObject* t = source.ptr();
+        if (!PyTuple_Check(t) || PyTuple_GET_SIZE(t) != 3) return false;
+        PyObject* strides = PyTuple_GET_ITEM(t, 2);
+        const long type = PyLong_AsLong(PyTuple_GET_ITEM(t, 1));
+        if (!PyTuple_Check(strides) || PyTuple_GET_SIZE(strides) > 4 || type < 0 || type > 3) return failed();
+        value.data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(t, 0));
+        value.type = static_cast<pyhar::Type>(type);
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(strides); ++i) {
+            value.stride[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(strides, i));
+        }
+        return !failed_already();
+    }
+
+private:
+    static bool failed_already() {
+        if (PyErr_Occurred() == nullptr) return false;
+        PyErr_Clear();
+        return true;
+    }
+    static bool failed() {
+        PyErr_Clear();
+        return false;
+    }
+};
+
+}  // namespace detail
+}  // namespace pybind11
 
 namespace {
 
@@ -43,6 +88,58 @@ py::dict build_info() {
     return info;
 }
 
+std::vector<std::string> cpu_isas() {
+    std::vector<std::string> names;
+    for (const pyhar::Kernels* k : pyhar::offered_kernels()) names.emplace_back(k->name);
+    return names;
+}
+
+using Address = std::uintptr_t;
+
+void* pointer(Address address) { return reinterpret_cast<void*>(address); }
+
+pyhar::Problem problem(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& logits,
+                       const pyhar::Map& features, const pyhar::Map& depth, const pyhar::Map& beta, double scale,
+                       const std::array<double, 4>& grid, bool window, Address stats) {
+    pyhar::Problem p;
+    p.size = {size[0], size[1], size[2], size[3], size[4]};
+    p.wide = wide;
+    p.logits = logits, p.features = features, p.depth = depth, p.beta = beta;
+    p.scale = scale;
+    for (int i = 0; i < 4; ++i) p.grid[i] = grid[i];
+    p.window = window;
+    p.stats = pointer(stats);
+    return p;
+}
+
+void cpu_forward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& logits, const pyhar::Map& features,
+                 const pyhar::Map& depth, const pyhar::Map& beta, double scale, const std::array<double, 4>& grid,
+                 bool window, Address stats, Address xy, Address z, Address confidence, const pyhar::Map& appearance,
+                 const pyhar::Map& probs) {
+    const auto p = problem(size, wide, logits, features, depth, beta, scale, grid, window, stats);
+    pyhar::ForwardOutputs out;
+    out.xy = pointer(xy), out.z = pointer(z), out.confidence = pointer(confidence);
+    out.appearance = appearance, out.probs = probs;
+    const auto& kernels = pyhar::kernels();
+    const py::gil_scoped_release free;
+    kernels.forward(p, out);
+}
+
+void cpu_backward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& logits, const pyhar::Map& features,
+                  const pyhar::Map& depth, const pyhar::Map& beta, double scale, const std::array<double, 4>& grid,
+                  bool window, Address stats, Address g_xy, Address g_z, Address g_confidence,
+                  const pyhar::Map& g_appearance, const pyhar::Map& g_probs, const pyhar::Map& d_logits,
+                  const pyhar::Map& d_features, const pyhar::Map& d_depth, Address d_beta) {
+    const auto p = problem(size, wide, logits, features, depth, beta, scale, grid, window, stats);
+    pyhar::Gradients out;
+    out.g_xy = pointer(g_xy), out.g_z = pointer(g_z), out.g_confidence = pointer(g_confidence);
+    out.g_appearance = g_appearance, out.g_probs = g_probs;
+    out.logits = d_logits, out.features = d_features, out.depth = d_depth, out.beta = pointer(d_beta);
+    const auto& kernels = pyhar::kernels();
+    const py::gil_scoped_release free;
+    kernels.backward(p, out);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -50,5 +147,11 @@ PYBIND11_MODULE(_native, m) {
     m.def("build_info", &build_info, "How this module was built: version, compiler, cpp_standard, openmp.");
     m.def("cpu_features", &pyhar::cpu_features,
           "Vector instruction sets that the CPU and operating system offer, named as in Linux's /proc/cpuinfo.");
+    m.def("cpu_isa", [] { return std::string(pyhar::kernels().name); },
+          "The instruction set the CPU kernels use: the best offered, or what PYHAR_CPU_ISA or use_cpu_isa() named.");
+    m.def("cpu_isas", &cpu_isas, "The instruction sets the CPU kernels could use here, best first.");
+    m.def("use_cpu_isa", &pyhar::use_kernels, "Have the CPU kernels use this instruction set from now on.");
+    m.def("cpu_forward", &cpu_forward, "The forward of the CPU backend; see kernels/cpu.py, its only caller.");
+    m.def("cpu_backward", &cpu_backward, "The backward of the CPU backend; see kernels/cpu.py, its only caller.");
     m.def("max_threads", &pyhar::max_threads, "Threads a parallel loop would use now; 1 without OpenMP.");
 }

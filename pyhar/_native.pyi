@@ -1,6 +1,6 @@
 """The native module built from csrc/; it may be absent. Ask `pyhar.kernels.native.load()` for it."""
 
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 class BuildInfo(TypedDict):
     version: str
@@ -8,6 +8,54 @@ class BuildInfo(TypedDict):
     cpp_standard: str
     openmp: bool
 
+# A tensor: address, type (0 float16, 1 bfloat16, 2 float32, 3 float64), strides in elements.
+Map: TypeAlias = tuple[int, int, tuple[int, ...]]
+
 def build_info() -> BuildInfo: ...
 def cpu_features() -> list[str]: ...
+def cpu_isa() -> str: ...
+def cpu_isas() -> list[str]: ...
+def use_cpu_isa(name: str, /) -> None: ...
 def max_threads() -> int: ...
+
+# Sizes are (B, J, C, Y, X); addresses are 0 where there is nothing; what they are is in pyhar/kernels/__init__.py.
+def cpu_forward(
+    size: tuple[int, int, int, int, int],
+    wide: bool,
+    logits: Map,
+    features: Map | None,
+    depth: Map | None,
+    beta: Map | None,
+    scale: float,
+    grid: tuple[float, float, float, float],
+    window: bool,
+    stats: int,
+    xy: int,
+    z: int,
+    confidence: int,
+    appearance: Map | None,
+    probs: Map | None,
+    /,
+) -> None: ...
+def cpu_backward(
+    size: tuple[int, int, int, int, int],
+    wide: bool,
+    logits: Map,
+    features: Map | None,
+    depth: Map | None,
+    beta: Map | None,
+    scale: float,
+    grid: tuple[float, float, float, float],
+    window: bool,
+    stats: int,
+    g_xy: int,
+    g_z: int,
+    g_confidence: int,
+    g_appearance: Map | None,
+    g_probs: Map | None,
+    d_logits: Map | None,
+    d_features: Map | None,
+    d_depth: Map | None,
+    d_beta: int,
+    /,
+) -> None: ...

@@ -1,6 +1,8 @@
 // Threads. OpenMP where the compiler has it; PyTorch uses the same runtime, so torch.set_num_threads rules here too.
 #pragma once
 
+#include <cstdint>
+
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -14,6 +16,30 @@ inline int max_threads() {
 #else
     return 1;
 #endif
+}
+
+using RangeTask = void (*)(void* context, std::int64_t begin, std::int64_t end);
+
+// Calls task(context, begin, end) on ranges of at most `grain` that make up [0, count), by up to `threads` threads.
+// Compiled once for the plain instruction set, so that no outlined OpenMP body needs another one.
+void run_ranges(std::int64_t count, std::int64_t grain, int threads, RangeTask task, void* context);
+
+// The threads worth waking for `work` floating-point-like operations split over `units`: what takes a few tens of
+// microseconds is done sooner by one.
+inline int useful_threads(double work, std::int64_t units) {
+    constexpr double worth_a_thread = 4e5;
+    std::int64_t n = max_threads();
+    if (units < n) n = units;
+    if (work < worth_a_thread * static_cast<double>(n)) n = static_cast<std::int64_t>(work / worth_a_thread);
+    return n < 1 ? 1 : static_cast<int>(n);
+}
+
+// body(begin, end) as above. What body computes for an index must not depend on the range it comes in.
+template <class Body>
+void parallel_for(std::int64_t count, std::int64_t grain, int threads, Body& body) {
+    run_ranges(
+        count, grain, threads,
+        [](void* context, std::int64_t begin, std::int64_t end) { (*static_cast<Body*>(context))(begin, end); }, &body);
 }
 
 }  // namespace pyhar

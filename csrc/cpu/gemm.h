@@ -1,0 +1,145 @@
+// Products of small matrices, a tile of the result at a time in registers.
+#pragma once
+
+#include <utility>
+
+#include "cpu/simd.h"
+
+namespace pyhar {
+namespace PYHAR_ISA {
+
+// Rows of a tile; with two vectors in a row, its sums just fit the registers.
+#ifdef PYHAR_AVX512
+constexpr int tile_rows = 12;
+#else
+constexpr int tile_rows = 6;
+#endif
+
+// Columns of a panel of features that is worked on in the first-level cache, and the step between its rows, which is
+// not a multiple of a page.
+constexpr std::int64_t panel_columns = 256;
+template <class T>
+constexpr std::int64_t panel_step = panel_columns + lanes<T>;
+
+// C[i][n] = sum over k of A(k, i) * B[k][n], or that added to C, for `rows` i and `vectors` vectors of n, the last of
+// which has `last` columns if `partial`. A(k, i) is a[k*a_step + i]; if `across`, a[k + i*panel_step] instead.
+template <class T, int rows, int vectors, bool across, bool partial>
+PYHAR_NOINLINE void tile(std::int64_t depth, const T* PYHAR_RESTRICT a, std::int64_t a_step, const T* PYHAR_RESTRICT b,
+                         std::int64_t b_step, T* PYHAR_RESTRICT c, std::int64_t c_step, bool add, std::int64_t last) {
+    constexpr int row_step = across ? static_cast<int>(panel_step<T>) : 1;
+    Vec<T> sum[rows][vectors];
+    PYHAR_UNROLL
+    for (int i = 0; i < rows; ++i) {
+        PYHAR_UNROLL
+        for (int v = 0; v < vectors; ++v) sum[i][v] = Vec<T>{};
+    }
+    for (std::int64_t k = 0; k < depth; ++k) {
+        Vec<T> row[vectors];
+        PYHAR_UNROLL
+        for (int v = 0; v < vectors; ++v) {
+            const T* p = b + v * lanes<T>;
+            row[v] = partial && v == vectors - 1 ? load_first<T>(p, last, T(0)) : load<T>(p);
+        }
+        PYHAR_UNROLL
+        for (int i = 0; i < rows; ++i) {
+            const Vec<T> left = splat<T>(a[i * row_step]);
+            PYHAR_UNROLL
+            for (int v = 0; v < vectors; ++v) sum[i][v] += left * row[v];
+        }
+        a += across ? 1 : a_step;
+        b += b_step;
+    }
+    PYHAR_UNROLL
+    for (int i = 0; i < rows; ++i) {
+        PYHAR_UNROLL
+        for (int v = 0; v < vectors; ++v) {
+            T* p = c + i * c_step + v * lanes<T>;
+            if (partial && v == vectors - 1) {
+                if (add) sum[i][v] += load_first<T>(p, last, T(0));
+                store_first<T>(p, sum[i][v], last);
+            } else {
+                if (add) sum[i][v] += load<T>(p);
+                store<T>(p, sum[i][v]);
+            }
+        }
+    }
+}
+
+template <class T>
+using Tile = void (*)(std::int64_t, const T*, std::int64_t, const T*, std::int64_t, T*, std::int64_t, bool, std::int64_t);
+
+template <class T, int vectors, bool across, bool partial, int... i>
+PYHAR_INLINE Tile<T> tile_of(int rows, std::integer_sequence<int, i...>) {
+    static constexpr Tile<T> table[] = {&tile<T, i + 1, vectors, across, partial>...};
+    return table[rows - 1];
+}
+
+template <class T, int vectors, bool across, bool partial>
+PYHAR_INLINE Tile<T> tile_of(std::int64_t rows) {
+    return tile_of<T, vectors, across, partial>(static_cast<int>(rows), std::make_integer_sequence<int, tile_rows>{});
+}
+
+// Splits `count` rows into tiles of nearly equal height: body(first, rows).
+template <class Body>
+PYHAR_INLINE void each_tile(std::int64_t count, const Body& body) {
+    const std::int64_t tiles = (count + tile_rows - 1) / tile_rows;
+    std::int64_t first = 0;
+    for (std::int64_t i = 0; i < tiles; ++i) {
+        const std::int64_t rows = (count - first + (tiles - i) - 1) / (tiles - i);
+        body(first, rows);
+        first += rows;
+    }
+}
+
+// C[i][n] (+)= sum over k < depth of a[k*a_step + i] * b[k*b_step + n] for i < rows, n < columns.
+template <class T>
+void outer_product(std::int64_t rows, std::int64_t columns, std::int64_t depth, const T* a, std::int64_t a_step, const T* b,
+                   std::int64_t b_step, T* c, std::int64_t c_step, bool add) {
+    constexpr std::int64_t pair = 2 * lanes<T>;
+    std::int64_t n = 0;
+    for (; n + pair <= columns; n += pair) {
+        each_tile(rows, [&](std::int64_t i, std::int64_t height) {
+            tile_of<T, 2, false, false>(height)(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, add, 0);
+        });
+    }
+    for (; n < columns; n += lanes<T>) {
+        const std::int64_t last = columns - n;
+        each_tile(rows, [&](std::int64_t i, std::int64_t height) {
+            const Tile<T> f = last < lanes<T> ? tile_of<T, 1, false, true>(height) : tile_of<T, 1, false, false>(height);
+            f(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, add, last);
+        });
+    }
+}
+
+// sums[i] (+)= vector sums over k of a[i*panel_step + k] * b[k], lane by lane, for i < rows.
+template <class T>
+void dots(std::int64_t rows, std::int64_t depth, const T* a, const T* b, Vec<T>* sums, bool add) {
+    constexpr int together = 6;
+    for (std::int64_t first = 0; first < rows; first += together) {
+        const std::int64_t n = rows - first < together ? rows - first : together;
+        const T* p = a + first * panel_step<T>;
+        Vec<T> sum[together]{};
+        const auto step = [&](std::int64_t k, std::int64_t last) {
+            const bool whole = last == lanes<T>;
+            const Vec<T> right = whole ? load<T>(b + k) : load_first<T>(b + k, last, T(0));
+            PYHAR_UNROLL
+            for (int i = 0; i < together; ++i) {
+                const T* q = p + (i < n ? i : 0) * panel_step<T> + k;
+                sum[i] += (whole ? load<T>(q) : load_first<T>(q, last, T(0))) * right;
+            }
+        };
+        std::int64_t k = 0;
+        for (; k + lanes<T> <= depth; k += lanes<T>) step(k, lanes<T>);
+        if (k < depth) step(k, depth - k);
+        for (std::int64_t i = 0; i < n; ++i) {
+            if (add) {
+                sums[first + i] += sum[i];
+            } else {
+                sums[first + i] = sum[i];
+            }
+        }
+    }
+}
+
+}  // namespace PYHAR_ISA
+}  // namespace pyhar

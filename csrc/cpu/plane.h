@@ -1,0 +1,365 @@
+// One plane (batch, joint) in the computing type: its softmax, expectations and confidence, and their gradients.
+#pragma once
+
+#include <limits>
+#include <type_traits>
+
+#include "cpu/exponential.h"
+
+namespace pyhar {
+namespace PYHAR_ISA {
+
+// The coordinates of every pixel, and 0 in the lanes after the last.
+template <class T>
+struct Grid {
+    const T *x, *y;
+};
+
+template <class T>
+Grid<T> make_grid(const double* grid, std::int64_t rows, std::int64_t columns, T* memory) {
+    T* x = memory;
+    T* y = memory + round_up<T>(rows * columns);
+    for (std::int64_t i = 0; i < columns; ++i) x[i] = static_cast<T>(i) / static_cast<T>(grid[0]) + static_cast<T>(grid[1]);
+    for (std::int64_t k = 0; k < rows; ++k) {
+        const T value = static_cast<T>(k) / static_cast<T>(grid[2]) + static_cast<T>(grid[3]);
+        for (std::int64_t i = 0; i < columns; ++i) {
+            x[k * columns + i] = x[i];
+            y[k * columns + i] = value;
+        }
+    }
+    for (std::int64_t i = rows * columns; i < round_up<T>(rows * columns); ++i) x[i] = y[i] = T(0);
+    return {x, y};
+}
+
+// Sums over a plane are taken in stretches of so many pixels, so that rounding errors stay small on large planes.
+constexpr std::int64_t stretch = 2048;
+
+// body(first pixel, pixels in the vector) over [begin, end) a vector at a time.
+template <class T, class Body>
+PYHAR_INLINE void each_vector(std::int64_t begin, std::int64_t end, const Body& body) {
+    std::int64_t i = begin;
+    for (; i + lanes<T> <= end; i += lanes<T>) body(i, lanes<T>);
+    if (i < end) body(i, end - i);
+}
+
+// `fill` stands in for the pixels after the last.
+template <class T>
+PYHAR_INLINE Vec<T> load_some(const T* p, std::int64_t n, T fill) {
+    return n == lanes<T> ? load<T>(p) : load_first<T>(p, n, fill);
+}
+
+template <class T>
+PYHAR_INLINE void store_some(T* p, Vec<T> v, std::int64_t n) {
+    if (n == lanes<T>) {
+        store<T>(p, v);
+    } else {
+        store_first<T>(p, v, n);
+    }
+}
+
+template <class T>
+constexpr T infinity = std::numeric_limits<T>::infinity();
+
+// The unmasked logit at which beta * logit is largest; minus infinity where all are masked.
+template <class T>
+T peak_logit(const T* logits, std::int64_t pixels, T beta) {
+    if (beta >= T(0)) {
+        Vec<T> a = splat<T>(-infinity<T>), b = a;
+        std::int64_t i = 0;
+        for (; i + 2 * lanes<T> <= pixels; i += 2 * lanes<T>) {
+            a = larger<T>(load<T>(logits + i), a);
+            b = larger<T>(load<T>(logits + i + lanes<T>), b);
+        }
+        each_vector<T>(i, pixels, [&](std::int64_t k, std::int64_t n) {
+            a = larger<T>(load_some<T>(logits + k, n, -infinity<T>), a);
+        });
+        return largest_lane<T>(larger<T>(a, b));
+    }
+    Vec<T> a = splat<T>(infinity<T>);
+    each_vector<T>(0, pixels, [&](std::int64_t k, std::int64_t n) {
+        const Vec<T> v = load_some<T>(logits + k, n, -infinity<T>);
+        a = smaller<T>(v == splat<T>(-infinity<T>) ? splat<T>(infinity<T>) : v, a);
+    });
+    const T least = smallest_lane<T>(a);
+    return least == infinity<T> ? -infinity<T> : least;
+}
+
+// e = exp(beta * (logit - m)) of a vector, 0 where masked.
+template <class T>
+struct Exponentials {
+    Vec<T> beta, m;
+
+    Exponentials(T beta_, T m_) : beta(splat<T>(beta_)), m(splat<T>(m_ == -infinity<T> ? T(0) : m_)) {}
+
+    PYHAR_INLINE Vec<T> below(Vec<T> logits) const { return logits - m; }
+
+    PYHAR_INLINE Vec<T> operator()(Vec<T> logits) const {
+        const Vec<T> t = below(logits);
+        const Vec<T> e = exp_nonpositive<T>(beta * t);
+        return t == splat<T>(-infinity<T>) ? Vec<T>{} : e;
+    }
+};
+
+// The exponentials of a plane, 0 in the lanes after the last pixel; without softmax the plane itself.
+template <class T>
+void exponentials_of_plane(const T* logits, std::int64_t pixels, bool softmax, T beta, T m, T* e) {
+    const Exponentials<T> exponentials(beta, m);
+    if (softmax) {
+        each_vector<T>(0, pixels, [&](std::int64_t i, std::int64_t n) {
+            store<T>(e + i, exponentials(load_some<T>(logits + i, n, -infinity<T>)));
+        });
+    } else {
+        each_vector<T>(0, pixels, [&](std::int64_t i, std::int64_t n) {
+            store<T>(e + i, load_some<T>(logits + i, n, T(0)));
+        });
+    }
+}
+
+// Sums over a plane of e, e*gx, e*gy and e*sigmoid(depth), e being the probabilities themselves without softmax.
+template <class T>
+struct Moments {
+    T e, x, y, z;
+};
+
+template <class T, bool softmax, bool coordinates, bool deep>
+Moments<T> moments(const T* logits, const T* depth, std::int64_t pixels, const Exponentials<T>& exponentials, Grid<T> grid,
+                   T* e_out) {
+    Moments<T> total{};
+    for (std::int64_t begin = 0; begin < pixels; begin += stretch) {
+        const std::int64_t end = begin + stretch < pixels ? begin + stretch : pixels;
+        Vec<T> sum{}, x{}, y{}, z{};
+        each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n) {
+            Vec<T> e = load_some<T>(logits + i, n, softmax ? -infinity<T> : T(0));
+            if constexpr (softmax) e = exponentials(e);
+            sum += e;
+            if constexpr (coordinates) {
+                x += e * load<T>(grid.x + i);
+                y += e * load<T>(grid.y + i);
+            }
+            if constexpr (deep) z += e * sigmoid<T>(load_some<T>(depth + i, n, T(0))).value;
+            if (e_out != nullptr) store<T>(e_out + i, e);
+        });
+        total.e += sum_lanes<T>(sum);
+        total.x += sum_lanes<T>(x);
+        total.y += sum_lanes<T>(y);
+        total.z += sum_lanes<T>(z);
+    }
+    return total;
+}
+
+// The largest of n values, NaN if one is.
+template <class T>
+T largest(const T* values, std::int64_t pixels) {
+    Vec<T> best = splat<T>(-infinity<T>);
+    each_vector<T>(0, pixels, [&](std::int64_t i, std::int64_t n) {
+        const Vec<T> v = load_some<T>(values + i, n, -infinity<T>);
+        const Vec<T> more = larger<T>(best, v);  // v where v is NaN
+        best = best != best ? best : more;
+    });
+    return largest_lane<T>(best);
+}
+
+// body(address of the window's first pixel, sums, windows among them) for vectors of windows along each row of a plane
+// of probabilities h; memory after the plane must be readable.
+template <class T, class Body>
+PYHAR_INLINE void each_window(const T* h, std::int64_t rows, std::int64_t columns, const Body& body) {
+    const std::int64_t down = rows > 1 ? columns : 0, across = columns > 1 ? 1 : 0;
+    const std::int64_t last_row = rows > 1 ? rows - 1 : 1, wide = columns > 1 ? columns - 1 : 1;
+    for (std::int64_t k = 0; k < last_row; ++k) {
+        for (std::int64_t i = 0; i < wide; i += lanes<T>) {
+            const T* p = h + k * columns + i;
+            Vec<T> left = load<T>(p), right{};
+            if (down != 0) left = left + load<T>(p + down);
+            if (across != 0) {
+                right = load<T>(p + 1);
+                if (down != 0) right = right + load<T>(p + down + 1);
+                left = left + right;
+            }
+            body(k * columns + i, left, wide - i < lanes<T> ? wide - i : lanes<T>);
+        }
+    }
+}
+
+// Numbers 0, 1, 2, ... to compare a count of lanes with.
+template <class T>
+PYHAR_INLINE Vec<T> lane_numbers() {
+    T n[lanes<T>];
+    for (std::int64_t i = 0; i < lanes<T>; ++i) n[i] = static_cast<T>(i);
+    return load<T>(n);
+}
+
+// The largest window sum, NaN if one is.
+template <class T>
+T largest_window(const T* h, std::int64_t rows, std::int64_t columns) {
+    const Vec<T> number = lane_numbers<T>();
+    Vec<T> best = splat<T>(-infinity<T>);
+    each_window<T>(h, rows, columns, [&](std::int64_t, Vec<T> sums, std::int64_t n) {
+        const Vec<T> v = number < splat<T>(static_cast<T>(n)) ? sums : splat<T>(-infinity<T>);
+        const Vec<T> more = larger<T>(best, v);
+        best = best != best ? best : more;
+    });
+    return largest_lane<T>(best);
+}
+
+// Adds `gradient` in equal shares to the pixels of the windows of largest sum; returns that sum.
+template <class T>
+T share_among_windows(const T* h, std::int64_t rows, std::int64_t columns, T gradient, T* s) {
+    const T best = largest_window<T>(h, rows, columns);
+    const Vec<T> number = lane_numbers<T>();
+    const auto each_best = [&](const auto& visit) {
+        each_window<T>(h, rows, columns, [&](std::int64_t first, Vec<T> sums, std::int64_t n) {
+            const Vec<T> hit = sums == splat<T>(best) ? (number < splat<T>(static_cast<T>(n)) ? splat<T>(1) : Vec<T>{}) : Vec<T>{};
+            if (sum_lanes<T>(hit) == T(0)) return;
+            T hits[lanes<T>];
+            store<T>(hits, hit);
+            for (std::int64_t i = 0; i < n; ++i) {
+                if (hits[i] != T(0)) visit(first + i);
+            }
+        });
+    };
+    std::int64_t ties = 0;
+    each_best([&](std::int64_t) { ++ties; });
+    if (ties == 0) return best;  // a NaN
+    const T share = gradient / static_cast<T>(ties);
+    each_best([&](std::int64_t p) {
+        s[p] += share;
+        if (rows > 1) s[p + columns] += share;
+        if (columns > 1) s[p + 1] += share;
+        if (rows > 1 && columns > 1) s[p + columns + 1] += share;
+    });
+    return best;
+}
+
+// Numbers in working memory for a plane: windows look one pixel and one vector past the end.
+template <class T>
+constexpr std::int64_t plane_memory(std::int64_t pixels) {
+    return round_up<T>(pixels) + 2 * lanes<T>;
+}
+
+// The gradient of one plane. `s` starts as what appearance or probability maps add to it, or as nothing.
+template <class T>
+struct PlaneGradient {
+    std::int64_t rows, columns;
+    bool softmax, window;
+    Grid<T> grid;
+    // In:
+    const T* logits;    // needed where e is not given, or d_beta is wanted
+    const T* depth;     // null where no gradient comes through the depth
+    bool e_given;       // e holds exp(beta * (logits - m)), or the probabilities, already
+    bool s_given;       // s holds terms already
+    T beta, m, r;       // r = 1 without softmax
+    T g_x, g_y, g_z, g_confidence;
+    bool confident;     // a gradient comes through the confidence
+    // Working memory, plane_memory(pixels) numbers each; e is 0 in the lanes after the last pixel:
+    T *e, *s, *h;       // h only where window
+    // Out, null where not wanted:
+    T *d_logits, *d_depth, *d_beta;
+};
+
+template <class T, bool compute_e, bool s_given, bool deep>
+void gather_terms(const PlaneGradient<T>& g, T& dot, T& ties, T peak) {
+    const std::int64_t pixels = g.rows * g.columns;
+    const Exponentials<T> exponentials(g.beta, g.m);
+    const Vec<T> g_x = splat<T>(g.g_x), g_y = splat<T>(g.g_y), g_z = splat<T>(g.g_z), scaled = splat<T>(g.g_z * g.r);
+    const Vec<T> top = splat<T>(peak);
+    dot = ties = T(0);
+    for (std::int64_t begin = 0; begin < pixels; begin += stretch) {
+        const std::int64_t end = begin + stretch < pixels ? begin + stretch : pixels;
+        Vec<T> sum{}, count{};
+        each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n) {
+            Vec<T> e;
+            if constexpr (compute_e) {
+                e = exponentials(load_some<T>(g.logits + i, n, -infinity<T>));
+                store<T>(g.e + i, e);
+            } else {
+                e = load_some<T>(g.e + i, n, T(0));
+            }
+            Vec<T> s = g_x * load<T>(g.grid.x + i) + g_y * load<T>(g.grid.y + i);
+            if constexpr (s_given) s += load_some<T>(g.s + i, n, T(0));
+            if constexpr (deep) {
+                const Sigmoid<T> d = sigmoid<T>(load_some<T>(g.depth + i, n, T(0)));
+                s += g_z * d.value;
+                if (g.d_depth != nullptr) store_some<T>(g.d_depth + i, scaled * e * d.slope, n);
+            }
+            store<T>(g.s + i, s);
+            sum += e * s;
+            count += e == top ? splat<T>(1) : Vec<T>{};
+        });
+        dot += sum_lanes<T>(sum);
+        ties += sum_lanes<T>(count);
+    }
+}
+
+// Pixels whose value is `peak`.
+template <class T>
+T count_equal(const T* values, std::int64_t pixels, T peak) {
+    Vec<T> count{};
+    each_vector<T>(0, pixels, [&](std::int64_t i, std::int64_t n) {
+        count += load_some<T>(values + i, n, -infinity<T>) == splat<T>(peak) ? splat<T>(1) : Vec<T>{};
+    });
+    return sum_lanes<T>(count);
+}
+
+template <class T>
+void plane_backward(const PlaneGradient<T>& g) {
+    const std::int64_t pixels = g.rows * g.columns;
+    const bool peaked = g.confident && !g.window;
+    // With softmax the largest e is exp(0).
+    const T peak = !peaked ? T(0) : g.softmax ? T(1) : largest<T>(g.e, pixels);
+    T dot, ties;
+    const auto gather = [&](auto compute_e, auto s_given) {
+        if (g.depth != nullptr) {
+            gather_terms<T, decltype(compute_e)::value, decltype(s_given)::value, true>(g, dot, ties, peak);
+        } else {
+            gather_terms<T, decltype(compute_e)::value, decltype(s_given)::value, false>(g, dot, ties, peak);
+        }
+    };
+    if (g.e_given) {
+        g.s_given ? gather(std::false_type{}, std::true_type{}) : gather(std::false_type{}, std::false_type{});
+    } else {
+        g.s_given ? gather(std::true_type{}, std::true_type{}) : gather(std::true_type{}, std::false_type{});
+    }
+    if (peaked && !g.softmax) ties = count_equal<T>(g.e, pixels, peak);
+    dot *= g.r;  // sum of h*s
+    T share = T(0);
+    if (g.confident) {
+        if (g.window) {
+            const Vec<T> r = splat<T>(g.r);
+            each_vector<T>(0, pixels, [&](std::int64_t i, std::int64_t) { store<T>(g.h + i, load<T>(g.e + i) * r); });
+            dot += g.g_confidence * share_among_windows<T>(g.h, g.rows, g.columns, g.g_confidence, g.s);
+        } else {
+            // Without a tie the plane has a NaN, and dot says so.
+            share = ties > T(0) ? g.g_confidence / ties : T(0);
+            dot += g.g_confidence * (peak * g.r);
+        }
+    }
+    if (g.d_logits == nullptr && g.d_beta == nullptr) return;
+    const Vec<T> r = splat<T>(g.r), beta = splat<T>(g.beta), mean = splat<T>(dot), extra = splat<T>(share);
+    const Vec<T> top = splat<T>(peak);
+    const Exponentials<T> exponentials(g.beta, g.m);
+    T d_beta = T(0);
+    for (std::int64_t begin = 0; begin < pixels; begin += stretch) {
+        const std::int64_t end = begin + stretch < pixels ? begin + stretch : pixels;
+        Vec<T> sum{};
+        each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n) {
+            const Vec<T> e = load<T>(g.e + i);
+            Vec<T> s = load<T>(g.s + i);
+            if (peaked) s += e == top ? extra : Vec<T>{};
+            if (g.softmax) {
+                const Vec<T> q = e * r * (s - mean);
+                if (g.d_logits != nullptr) store_some<T>(g.d_logits + i, beta * q, n);
+                if (g.d_beta != nullptr) {
+                    const Vec<T> t = exponentials.below(load_some<T>(g.logits + i, n, T(0)));
+                    sum += e == Vec<T>{} ? Vec<T>{} : t * q;  // a pixel without weight may be masked: t infinite
+                }
+            } else if (g.d_logits != nullptr) {
+                store_some<T>(g.d_logits + i, s, n);
+            }
+        });
+        d_beta += sum_lanes<T>(sum);
+    }
+    if (g.d_beta != nullptr) *g.d_beta = d_beta;
+}
+
+}  // namespace PYHAR_ISA
+}  // namespace pyhar

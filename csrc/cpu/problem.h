@@ -1,0 +1,80 @@
+// What a launcher is asked to do: addresses, sizes, strides. Knows neither Python nor an instruction set.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace pyhar {
+
+enum class Type : int { f16, bf16, f32, f64 };
+
+// A tensor (batch, channel, row, column) anywhere in memory, strides in elements; absent if data is null.
+struct Map {
+    void* data = nullptr;
+    Type type = Type::f32;
+    std::int64_t stride[4] = {0, 0, 0, 0};
+
+    explicit operator bool() const { return data != nullptr; }
+};
+
+struct Sizes {
+    std::int64_t batch = 0, joints = 0, channels = 0, rows = 0, columns = 0;
+
+    std::int64_t pixels() const { return rows * columns; }
+    std::int64_t planes() const { return batch * joints; }
+};
+
+// What forward and backward share. The computing type is double if `wide`; void pointers below are to it.
+struct Problem {
+    Sizes size;
+    bool wide = false;
+    Map logits, features, depth;
+    Map beta;  // (batch, joint), its last two strides 0; absent: scale is beta
+    double scale = 1;
+    double grid[4] = {1, 0, 1, 0};  // unit_x, first_x, unit_y, first_y: the coordinate of i is i / unit + first
+    bool window = false;            // the confidence is over 2x2 windows
+    void* stats = nullptr;          // (batch, joint, 2): m and r; null: the logits are probabilities
+};
+
+struct ForwardOutputs {
+    void *xy = nullptr, *z = nullptr, *confidence = nullptr;
+    Map appearance;  // (batch, joint, channel, 1)
+    Map probs;
+};
+
+struct Gradients {
+    // From above, in the computing type, save those that are maps.
+    void *g_xy = nullptr, *g_z = nullptr, *g_confidence = nullptr;
+    Map g_appearance;  // (batch, joint, channel, 1)
+    Map g_probs;
+    // To be written.
+    Map logits, features, depth;
+    void* beta = nullptr;
+};
+
+// The entry points of one instruction set.
+struct Kernels {
+    const char* name;
+    void (*forward)(const Problem&, const ForwardOutputs&);
+    void (*backward)(const Problem&, const Gradients&);
+};
+
+// The sets that this machine offers, best first.
+std::vector<const Kernels*> offered_kernels();
+
+// The set in use: the best, or a lower one that the environment variable PYHAR_CPU_ISA or use_kernels() named. Throws
+// std::invalid_argument if the variable names a set that is unknown or not offered here.
+const Kernels& kernels();
+
+// Has the set of that name used from now on; throws likewise. Not to be called while kernels run.
+void use_kernels(const std::string& name);
+
+extern const Kernels scalar_kernels;
+#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
+#define PYHAR_VECTOR_X86 1
+extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+#endif
+
+}  // namespace pyhar

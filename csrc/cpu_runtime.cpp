@@ -1,0 +1,136 @@
+// The parts of the CPU backend that are compiled once: choice of the instruction set, threads, working memory.
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/features.h"
+#include "cpu/parallel.h"
+#include "cpu/problem.h"
+#include "cpu/scratch.h"
+
+namespace pyhar {
+
+namespace {
+
+constexpr std::size_t alignment = 64, first_chunk = std::size_t{1} << 18, kept = std::size_t{1} << 25;
+
+struct Free {
+    void operator()(char* p) const { ::operator delete(p, std::align_val_t{alignment}); }
+};
+
+struct Chunk {
+    explicit Chunk(std::size_t bytes)
+        : memory(static_cast<char*>(::operator new(bytes, std::align_val_t{alignment}))), size(bytes) {}
+    std::unique_ptr<char, Free> memory;
+    std::size_t size;
+};
+
+struct Stack {
+    std::vector<Chunk> chunks;
+    std::size_t chunk = 0, used = 0;  // top of the stack: used bytes of chunks[chunk]
+};
+
+thread_local Stack stack;
+
+const Kernels* named(const std::string& name) {
+    std::string names;
+    for (const Kernels* k : offered_kernels()) {
+        if (name == k->name) return k;
+        names += std::string(names.empty() ? "" : ", ") + k->name;
+    }
+    throw std::invalid_argument("no CPU instruction set '" + name + "' (PYHAR_CPU_ISA): this machine offers " + names);
+}
+
+const Kernels*& in_use() {
+    static const Kernels* chosen = [] {
+        const char* asked = std::getenv("PYHAR_CPU_ISA");
+        return asked == nullptr || *asked == '\0' ? offered_kernels().front() : named(asked);
+    }();
+    return chosen;
+}
+
+}  // namespace
+
+std::vector<const Kernels*> offered_kernels() {
+    std::vector<const Kernels*> offered;
+#ifdef PYHAR_VECTOR_X86
+    const auto features = cpu_features();
+    const auto has = [&](const char* name) {
+        for (const auto& feature : features) {
+            if (feature == name) return true;
+        }
+        return false;
+    };
+    if (has("avx2") && has("fma") && has("f16c")) {
+        if (has("avx512f") && has("avx512dq") && has("avx512bw") && has("avx512vl")) offered.push_back(&avx512_kernels);
+        offered.push_back(&avx2_kernels);
+    }
+#endif
+    offered.push_back(&scalar_kernels);
+    return offered;
+}
+
+const Kernels& kernels() { return *in_use(); }
+
+void use_kernels(const std::string& name) { in_use() = named(name); }
+
+Frame::Frame() : chunk_(stack.chunk), used_(stack.used) {}
+
+Frame::~Frame() {
+    stack.chunk = chunk_;
+    stack.used = used_;
+    if (chunk_ != 0 || used_ != 0) return;
+    // Empty: what took several chunks gets one that holds them all next time, and very much is given back.
+    std::size_t total = 0;
+    for (const Chunk& c : stack.chunks) total += c.size;
+    if (total > kept) {
+        stack.chunks.clear();
+    } else if (stack.chunks.size() > 1) {
+        stack.chunks.clear();
+        try {
+            stack.chunks.emplace_back(total);
+        } catch (const std::bad_alloc&) {
+            stack.chunks.clear();
+        }
+    }
+}
+
+void* scratch_bytes(std::size_t bytes) {
+    // One cache line more than asked, and never a multiple of a page: blocks used side by side should not compete for
+    // the same cache sets.
+    bytes = (bytes + alignment - 1) / alignment * alignment + alignment;
+    while (stack.chunk < stack.chunks.size() && stack.used + bytes > stack.chunks[stack.chunk].size) {
+        ++stack.chunk;
+        stack.used = 0;
+    }
+    if (stack.chunk == stack.chunks.size()) {
+        stack.chunks.emplace_back(bytes > first_chunk ? bytes : first_chunk);
+        stack.used = 0;
+    }
+    void* block = stack.chunks[stack.chunk].memory.get() + stack.used;
+    stack.used += bytes;
+    return block;
+}
+
+void run_ranges(std::int64_t count, std::int64_t grain, int threads, RangeTask task, void* context) {
+    if (grain < 1) grain = 1;
+    const std::int64_t ranges = (count + grain - 1) / grain;
+#ifdef _OPENMP
+    if (threads > 1 && ranges > 1 && !omp_in_parallel()) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+        for (std::int64_t i = 0; i < ranges; ++i) {
+            task(context, i * grain, (i + 1) * grain < count ? (i + 1) * grain : count);
+        }
+        return;
+    }
+#endif
+    (void)threads;
+    for (std::int64_t i = 0; i < ranges; ++i) {
+        task(context, i * grain, (i + 1) * grain < count ? (i + 1) * grain : count);
+    }
+}
+
+}  // namespace pyhar

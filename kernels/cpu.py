@@ -1,0 +1,159 @@
+"""The backend "cpu": C++ kernels for tensors in the computer's own memory. `pyhar.kernels` says what its functions do.
+
+All the work is done by csrc/cpu/, which takes any strides and types; here tensors become addresses.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyhar.kernels import native
+
+Grid = tuple[float, float, float, float]
+
+_CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
+_NO_GRID: Grid = (1.0, 0.0, 1.0, 0.0)
+
+
+@functools.cache
+def why_unusable() -> str | None:
+    """Return why this machine cannot run the backend, or None."""
+    module = native.load()
+    if module is None:
+        return f"the native module is missing: {native.why_missing()}"
+    try:
+        module.cpu_isa()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None) -> str | None:
+    """Return why the backend cannot serve tensors like these, or None."""
+    for name, tensor in (("logits", logits), ("features", features), ("depth_logits", depth_logits), ("beta", beta)):
+        if tensor is None:
+            continue
+        if tensor.device.type != "cpu":
+            return f"{name} is on {tensor.device}, not on the CPU"
+        if tensor.dtype not in _CODES:
+            return f"{name} has type {tensor.dtype}"
+        if tensor.layout != torch.strided:
+            return f"{name} has layout {tensor.layout}"
+    return None
+
+
+def _map(tensor: Tensor | None) -> tuple[int, int, tuple[int, ...]] | None:
+    return None if tensor is None else (tensor.data_ptr(), _CODES[tensor.dtype], tensor.stride())
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+@functools.cache
+def _entry(name: str) -> Callable[..., None]:
+    reason = why_unusable()
+    if reason is not None:
+        raise RuntimeError(reason)
+    function: Callable[..., None] = getattr(native.load(), name)
+    return function
+
+
+def _shared(
+    logits: Tensor,
+    features: Tensor | None,
+    depth_logits: Tensor | None,
+    beta: Tensor | None,
+    scale: float,
+    grid: Grid,
+    window: bool,
+    stats: Tensor | None,
+) -> tuple[Any, ...] | None:
+    """Return the arguments that forward and backward have in common, or None where there is nothing to do."""
+    b, j, y, x = logits.shape
+    if b == 0:
+        return None
+    wide = logits.dtype == torch.float64
+    c = 0
+    if features is not None:
+        c = features.shape[1]
+        wide = wide or features.dtype == torch.float64
+    if depth_logits is not None:
+        wide = wide or depth_logits.dtype == torch.float64
+    size = (b, j, c, y, x)
+    maps = (_map(logits), _map(features), _map(depth_logits), _map(beta))
+    return (size, wide, *maps, scale, grid, window, _address(stats))
+
+
+def softmax_forward(logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, probs: Tensor) -> None:
+    """Write the probability maps and `stats`."""
+    shared = _shared(logits, None, None, beta, scale, _NO_GRID, False, stats)
+    if shared is not None:
+        _entry("cpu_forward")(*shared, 0, 0, 0, None, _map(probs))
+
+
+def softmax_backward(
+    logits: Tensor,
+    beta: Tensor | None,
+    scale: float,
+    stats: Tensor,
+    g_probs: Tensor | None,
+    d_logits: Tensor | None,
+    d_beta: Tensor | None,
+) -> None:
+    """Write the gradients of the logits and of beta."""
+    shared = _shared(logits, None, None, beta, scale, _NO_GRID, False, stats)
+    if shared is not None:
+        gradients = (_map(d_logits), None, None, _address(d_beta))
+        _entry("cpu_backward")(*shared, 0, 0, 0, None, _map(g_probs), *gradients)
+
+
+def decode_forward(
+    logits: Tensor,
+    features: Tensor | None,
+    depth_logits: Tensor | None,
+    beta: Tensor | None,
+    scale: float,
+    grid: Grid,
+    window: bool,
+    stats: Tensor | None,
+    xy: Tensor | None,
+    z: Tensor | None,
+    confidence: Tensor | None,
+    appearance: Tensor | None,
+) -> None:
+    """Write `stats`, if given, and the outputs that are wanted."""
+    shared = _shared(logits, features, depth_logits, beta, scale, grid, window, stats)
+    if shared is not None:
+        _entry("cpu_forward")(*shared, _address(xy), _address(z), _address(confidence), _map(appearance), None)
+
+
+def decode_backward(
+    logits: Tensor,
+    features: Tensor | None,
+    depth_logits: Tensor | None,
+    beta: Tensor | None,
+    scale: float,
+    grid: Grid,
+    window: bool,
+    stats: Tensor | None,
+    g_xy: Tensor | None,
+    g_z: Tensor | None,
+    g_confidence: Tensor | None,
+    g_appearance: Tensor | None,
+    d_logits: Tensor | None,
+    d_features: Tensor | None,
+    d_depth_logits: Tensor | None,
+    d_beta: Tensor | None,
+) -> None:
+    """Write the gradients that are wanted."""
+    shared = _shared(logits, features, depth_logits, beta, scale, grid, window, stats)
+    if shared is not None:
+        upstream = (_address(g_xy), _address(g_z), _address(g_confidence), _map(g_appearance), None)
+        gradients = (_map(d_logits), _map(d_features), _map(d_depth_logits), _address(d_beta))
+        _entry("cpu_backward")(*shared, *upstream, *gradients)
