@@ -27,7 +27,9 @@ or ValueError (`pyhar.errors.UserError` for unknown names and backends) that nam
 computed.
 """
 
+from pyhar.kernels import cpu
 from pyhar.ops.appearance import decode_pose_and_appearance, pool_appearance, pool_appearance_from_probs
+from pyhar.ops.compiled import add_backend
 from pyhar.ops.decode import DecodedPose, decode_pose, expectation, soft_argmax
 from pyhar.ops.dispatch import available_backends, use_backend
 from pyhar.ops.softmax import spatial_softmax
@@ -44,12 +46,6 @@ __all__ = [
     "spatial_softmax",
     "use_backend",
 ]
-import sys
 
-sys.path.insert(0, "/tmp")
-import refkern
-
-from pyhar.ops.compiled import add_backend
-
-for n in ("cpu", "cuda"):
-    add_backend(n, refkern)
+for _backend, _kernels in (("cpu", cpu),):
+    add_backend(_backend, _kernels)

@@ -58,7 +58,11 @@ def add_backend(backend: str, kernels: ModuleType) -> None:
     register_backend(backend, lambda: KERNELS[backend].why_unusable())
 
     def join(operator: str, function: Callable[..., Any], tensors: Callable[..., tuple[Any, ...]]) -> None:
-        register(operator, backend, function, lambda *args: KERNELS[backend].why_not(*tensors(*args)))
+        def why_not(*args: Any) -> str | None:
+            given = (t if isinstance(t, Tensor) else None for t in tensors(*args))  # beta may be a number
+            return KERNELS[backend].why_not(*given)
+
+        register(operator, backend, function, why_not)
 
     join(
         "spatial_softmax",
