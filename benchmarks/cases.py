@@ -136,14 +136,15 @@ def compulsory_bytes(case: Case) -> dict[str, int]:
 
 
 def suite(name: str, device_type: str, quick: bool = False) -> list[Case]:
-    """Return the cases of a suite; `quick` leaves the smaller batches, one type and one layout."""
+    """Return the cases of a suite; `quick` leaves one type, one layout, and the batches that suit the device."""
     cases = list({"acceptance": _acceptance, "network": _network, "heatmaps": _heatmaps, "robot": _robot}[name]())
-    if name == "acceptance":
-        if device_type == "cuda":  # what fills a CPU leaves a GPU idle
-            cases = [case._replace(shape=case.shape._replace(batch=128)) for case in cases]
-        return cases
+    gpu = device_type == "cuda"
+    if name == "acceptance":  # what fills a CPU leaves a GPU idle
+        return [case._replace(shape=case.shape._replace(batch=128)) if gpu else case for case in cases]
     if quick:
-        cases = [c for c in cases if c.dtype == "float32" and c.layout == "contiguous" and c.shape.batch <= 16]
+        largest = max(case.shape.batch for case in cases)
+        cases = [case for case in cases if case.dtype == "float32" and case.layout == "contiguous"]
+        cases = [case for case in cases if (case.shape.batch == largest if gpu else case.shape.batch <= 16)]
     return cases
 
 
@@ -154,12 +155,13 @@ def _acceptance() -> Iterator[Case]:
 
 
 def _network() -> Iterator[Case]:
-    """The prediction blocks of the paper's network: every operator at the largest map, the fused one at all."""
+    """The prediction blocks of the paper's network: the fused operator at all of them, the others at the largest."""
     levels = [(32, 288), (16, 384), (8, 480), (4, 576)]
-    yield from _every(OPERATORS[:-1], [Shape(8, 16, 32, 32, 288)], DTYPES[:1], LAYOUTS[:1])
     for batch, joints in ((8, 16), (32, 17), (128, 16)):
         shapes = [Shape(batch, joints, side, side, channels) for side, channels in levels]
         yield from _every(OPERATORS[-1:], shapes, DTYPES, LAYOUTS)
+    for batch in (8, 128):
+        yield from _every(OPERATORS[:-1], [Shape(batch, 16, 32, 32, 288)], DTYPES[:1], LAYOUTS[:1])
 
 
 def _heatmaps() -> Iterator[Case]:

@@ -37,12 +37,14 @@ class Stopwatch:
 
     On a GPU the second-level cache is overwritten before each call, and the device is kept busy until the call's
     kernels have been submitted, so that the events around them measure the device's work and not Python's.
+    `program_only` leaves the device out: what was submitted to it is waited for after the time is taken.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, program_only: bool = False) -> None:
         self.device = device
         self._flush: Tensor | None = None
-        if device.type == "cuda":
+        self._wait = device.type == "cuda" and program_only
+        if device.type == "cuda" and not program_only:
             size = max(2 * torch.cuda.get_device_properties(device).L2_cache_size, 1 << 27)
             self._flush = torch.empty(size, dtype=torch.uint8, device=device)
 
@@ -62,6 +64,8 @@ class Stopwatch:
                 begin = time.perf_counter()
                 result = runnable.call(state)
                 host += time.perf_counter() - begin
+                if self._wait:
+                    torch.cuda.synchronize(self.device)
             else:
                 first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 self._flush.zero_()
