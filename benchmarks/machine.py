@@ -1,4 +1,4 @@
-"""What a result was measured on, and the files it is kept in."""
+"""What a result was measured on, and the files it is kept in. `python -m benchmarks.machine` prints the former."""
 
 from __future__ import annotations
 
@@ -99,3 +99,17 @@ def _format(value: Any, indent: str) -> str:
         items = [_format(item, deeper) for item in value]
     first, last = "{}" if isinstance(value, dict) else "[]"
     return f"{first}\n{deeper}" + f",\n{deeper}".join(items) + f"\n{indent}{last}"
+
+
+def main() -> int:
+    """Print, as JSON, the device that a benchmark would take, its folder's name and the operator backends."""
+    from pyhar.ops import available_backends
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = slug(device_name(device))
+    print(json.dumps(describe(device) | {"folder": name, "backends": available_backends()}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,8 +1,8 @@
 """Is any kernel out of bounds, racing or reading what nobody wrote? Small odd calls to run under compute-sanitizer.
 
 `compute-sanitizer --tool memcheck python -m benchmarks.sanitize --backend cuda` runs every operator forward and
-backward on sizes, types and layouts that leave no tile whole, compares with float64 on the CPU, and returns 1 where they
-differ. It also runs without a sanitizer, and with `--device cpu --backend cpu`.
+backward on sizes, types and layouts that leave no tile whole, compares with float64 on the CPU, and returns 1 where
+they differ. It also runs without a sanitizer, and with `--device cpu --backend cpu`.
 """
 
 from __future__ import annotations
