@@ -188,6 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default, help="default: cuda where there is one")
     parser.add_argument("--seconds", type=float, default=10.0, help="time to spend (default: 10)")
+    parser.add_argument("--calls", type=int, default=200, help="calls in each sample (default: 200)")
     parser.add_argument("--out", type=Path, help="folder of the JSON file (default: benchmarks/results/<device>)")
     options = parser.parse_args(argv)
     device = torch.device(options.device)
@@ -195,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("device: PyTorch finds no CUDA device; use --device cpu")
     if device.type == "cpu":
         torch.set_num_threads(1)
-    results, (_, missing) = measure(device, options.seconds), backends(device)
+    results, (_, missing) = measure(device, options.seconds, options.calls), backends(device)
     show(results, missing)
     path = (options.out or results_folder(device)) / "call_overhead.json"
     about = {"shape": list(SHAPE), "unit": "microseconds of one call", "missing": missing, "calls": results}

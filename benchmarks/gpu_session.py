@@ -69,7 +69,7 @@ def machine() -> Record:
 def install() -> Step:
     """The step before all others: what it builds is what they run."""
     pip = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-e", "."]
-    return Step("install", pip, 100)
+    return Step("install", pip, 90)
 
 
 def plan(found: Record, out: Path) -> list[Step]:
@@ -85,14 +85,14 @@ def plan(found: Record, out: Path) -> list[Step]:
     pytest = [python, "-m", "pytest", "-q", "--durations=8", "-p", "no:cacheprovider", *slow, *together]
     threads = {"OMP_NUM_THREADS": "2"}
     steps = [
-        Step("info", [python, "-m", "pyhar", "info"], 30),
+        Step("info", [python, "-m", "pyhar", "info"], 20),
         Step("tests", [*pytest, *tests], 110, "tests.txt", environment=threads),
-        Step("acceptance", _ops(python, "acceptance", 75, folder, on_gpu), 90),
+        Step("acceptance", _ops(python, "acceptance", 70, folder, on_gpu), 85),
         *_sanitizers(found, python),
-        Step("call_overhead", [python, "-m", "benchmarks.call_overhead", "--seconds", "6", *folder], 30),
-        Step("network", _ops(python, "network", 55, folder, on_gpu), 70),
-        Step("profile", [python, "-m", "benchmarks.profile_ops", "--results", str(out)], 40, "profile.txt"),
-        Step("ncu", _ncu(python, out), 60, "profile.txt", needs_gpu=True, programs=("ncu",)),
+        Step("call_overhead", [python, "-m", "benchmarks.call_overhead", "--seconds", "6", *folder], 25),
+        Step("network", _ops(python, "network", 45, folder, on_gpu), 60),
+        Step("profile", [python, "-m", "benchmarks.profile_ops", "--results", str(out)], 25, "profile.txt"),
+        Step("ncu", _ncu(python, out), 45, "profile.txt", needs_gpu=True, programs=("ncu",)),
     ]
     return steps
 
@@ -118,7 +118,7 @@ def _sanitizers(found: Record, python: str) -> Iterable[Step]:
             yield Step(
                 f"{tool} {backend}",
                 [*sanitizer, python, "-m", "benchmarks.sanitize", "--backend", backend, "--seconds", "45"],
-                80,
+                75,
                 "sanitizer.txt",
                 needs_gpu=True,
                 programs=("compute-sanitizer",),

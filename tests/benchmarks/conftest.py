@@ -29,10 +29,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[..., An
 
     def register(operator: str, change: Callable[..., Any]) -> None:
         eager = dispatch._operators[operator]["eager"].function
-        made = dispatch.Implementation(lambda *args: change(eager(*args)), lambda *args: None)
+        implementations = {
+            "cpu": dispatch.Implementation(lambda *args: change(eager(*args)), lambda *args: None),
+            "eager": dispatch._operators[operator]["eager"],
+        }
         monkeypatch.setitem(dispatch._probes, "cpu", lambda: None)
-        monkeypatch.setitem(
-            dispatch._operators, operator, {"cpu": made} | {"eager": dispatch._operators[operator]["eager"]}
-        )
+        monkeypatch.setitem(dispatch._operators, operator, implementations)
 
     return register

@@ -14,9 +14,7 @@ from benchmarks.cases import OPERATORS, suite
 from pyhar import ops
 from pyhar.errors import UserError
 
-USABLE_ON_CPU = [
-    name for name, reason in ops.available_backends().items() if reason is None and name in ("cpu", "eager")
-]
+USABLE = [name for name in ("cpu", "eager") if ops.available_backends()[name] is None]
 
 
 def test_every_operator_meets_every_choice() -> None:
@@ -30,7 +28,7 @@ def test_every_operator_meets_every_choice() -> None:
         assert len({call.beta for call in mine}) >= 3
 
 
-@pytest.mark.parametrize("backend", USABLE_ON_CPU)
+@pytest.mark.parametrize("backend", USABLE)
 def test_small_odd_calls_are_right(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert sanitize.main(["--backend", backend, "--device", "cpu"]) == 0
     counts = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -82,7 +80,7 @@ def test_ways_to_call_have_the_gradient_they_say(name: str) -> None:
 
 
 def test_call_overhead_is_written(tmp_path: Path) -> None:
-    assert call_overhead.main(["--device", "cpu", "--seconds", "0", "--out", str(tmp_path)]) == 0
+    assert call_overhead.main(["--device", "cpu", "--seconds", "0", "--calls", "2", "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "call_overhead.json").read_text())
     assert content["threads"] == 1
     assert set(content["calls"]) >= set(call_overhead.doors())

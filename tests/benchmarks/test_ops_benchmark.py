@@ -1,4 +1,4 @@
-"""The benchmark of the operators: nothing wrong gets a speed, memory is counted, results are kept. No time is judged."""
+"""The benchmark of the operators: nothing wrong gets a speed, memory is counted, results are kept."""
 
 from __future__ import annotations
 
