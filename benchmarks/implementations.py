@@ -46,8 +46,8 @@ def output_names(case: Case) -> tuple[str, ...]:
     return (*names, "appearance") if case.operator == "decode_pose_and_appearance" else names
 
 
-def gather(case: Case, only: tuple[str, ...] | None = None) -> list[Implementation | Missing]:
-    """Return all implementations of a case, those missing here included, or those of them named in `only`."""
+def gather(case: Case, only: tuple[str, ...] | None = None, device_type: str = "cpu") -> list[Implementation | Missing]:
+    """Return all implementations of a case on a type of device, those missing here included, or those in `only`."""
     plain = functools.partial(_plain, case)
     found: list[Implementation | Missing] = [
         Implementation("plain", plain),
@@ -64,6 +64,8 @@ def gather(case: Case, only: tuple[str, ...] | None = None) -> list[Implementati
                 function, grid = by_operator[case.operator]
                 found.append(Implementation(library, function, grid))
     for backend, reason in ops.available_backends().items():
+        if reason is None and backend != "eager" and (backend == "cpu") != (device_type == "cpu"):
+            reason = f"it is not for a device of type {device_type}"
         if backend == "triton" and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
             reason = "Triton's interpreter is on: it is for tests and its speed says nothing"
         if reason is None:

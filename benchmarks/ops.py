@@ -58,7 +58,7 @@ def measure_case(
     right: list[tuple[Implementation, Row]] = []
     rows: list[Row] = []
     # Plain first: what it loses in half types is the yardstick of the others.
-    for one in gather(case, only):
+    for one in gather(case, only, device.type):
         if isinstance(one, Missing):
             continue
         row = _about(case, one.name)
@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"time is up: {len(cases) - index} cases of {name} are left out", flush=True)
                 break
             torch.compiler.reset()  # so that no case's compiled code or recompilation count is another's
-            run["missing"] = {m.name: m.reason for m in gather(case, only) if isinstance(m, Missing)}
+            run["missing"] = {m.name: m.reason for m in gather(case, only, device.type) if isinstance(m, Missing)}
             found = measure_case(case, device, seconds, only, large)
             rows += found
             report.show_case(case, found)

@@ -19,7 +19,7 @@ from benchmarks.cases import Case, make_inputs, suite
 from benchmarks.implementations import Implementation, gather
 from benchmarks.machine import read_json, results_folder
 from benchmarks.report import case_of
-from pyhar import cli, ops
+from pyhar import cli
 from pyhar.errors import UserError
 
 WARM_UP = 3
@@ -41,9 +41,10 @@ def slowest(content: dict[str, Any], count: int) -> list[tuple[Case, str]]:
 
 def default(device: torch.device, count: int) -> list[tuple[Case, str]]:
     """Return cases of the acceptance suite with the backends that are usable, for want of results."""
-    names = [f"pyhar {name}" for name, reason in ops.available_backends().items() if reason is None]
-    names = [name for name in names if name != "pyhar eager"] or names
-    return [(case, name) for case in suite("acceptance", device.type) for name in names][:count]
+    cases = suite("acceptance", device.type)
+    found = [one for one in gather(cases[0], None, device.type) if isinstance(one, Implementation) and one.is_pyhar]
+    names = [one.name for one in found if one.name != "pyhar eager"] or ["pyhar eager"]
+    return [(case, name) for case in cases for name in names][:count]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     content = read_json((options.results or results_folder(device)) / "ops.json")
     done = 0
     for case, name in slowest(content, options.count) or default(device, options.count):
-        found = [one for one in gather(case, (name,)) if isinstance(one, Implementation)]
+        found = [one for one in gather(case, (name,), device.type) if isinstance(one, Implementation)]
         print(f"{case.name}: {name}{'' if found else ': not usable here'}", flush=True)
         for one in found:
             _profile(case, one, device, options.tool)

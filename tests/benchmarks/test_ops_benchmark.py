@@ -225,12 +225,21 @@ def test_wrong_results_are_the_exit_status(tmp_path: Path, monkeypatch: pytest.M
 def test_the_triton_interpreter_is_never_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(implementations.ops, "available_backends", lambda: {"triton": None, "eager": None})
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    found = {one.name: one for one in implementations.gather(tiny("soft_argmax"), ("pyhar triton", "pyhar eager"))}
-    assert isinstance(found["pyhar triton"], implementations.Missing)
-    assert "interpreter" in found["pyhar triton"].reason
+    (found,) = implementations.gather(tiny("soft_argmax"), ("pyhar triton",), "cuda")
+    assert isinstance(found, implementations.Missing)
+    assert "interpreter" in found.reason
     monkeypatch.delenv("TRITON_INTERPRET")
-    (found_one,) = implementations.gather(tiny("soft_argmax"), ("pyhar triton",))
-    assert isinstance(found_one, implementations.Implementation)
+    (found,) = implementations.gather(tiny("soft_argmax"), ("pyhar triton",), "cuda")
+    assert isinstance(found, implementations.Implementation)
+
+
+def test_backends_are_timed_on_their_own_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("cuda", "cpu", "eager")
+    monkeypatch.setattr(implementations.ops, "available_backends", lambda: dict.fromkeys(names))
+    only = tuple(f"pyhar {name}" for name in names)
+    for device, usable in (("cpu", {"pyhar cpu", "pyhar eager"}), ("cuda", {"pyhar cuda", "pyhar eager"})):
+        found = implementations.gather(tiny("soft_argmax"), only, device)
+        assert {one.name for one in found if isinstance(one, implementations.Implementation)} == usable
 
 
 def test_compiled_plain_pytorch_runs_and_is_right() -> None:
