@@ -90,7 +90,7 @@ def plan(found: Record, out: Path) -> list[Step]:
         Step("acceptance", _ops(python, "acceptance", 70, folder, on_gpu), 85),
         *_sanitizers(found, python),
         Step("call_overhead", [python, "-m", "benchmarks.call_overhead", "--seconds", "6", *folder], 25),
-        Step("network", _ops(python, "network", 45, folder, on_gpu), 60),
+        Step("network", _ops(python, "network", 40, folder, on_gpu), 60),
         Step("profile", [python, "-m", "benchmarks.profile_ops", "--results", str(out)], 25, "profile.txt"),
         Step("ncu", _ncu(python, out), 45, "profile.txt", needs_gpu=True, programs=("ncu",)),
     ]

@@ -6,7 +6,7 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -125,8 +125,8 @@ def copy(size: int, device: torch.device) -> Runnable:
 def saved_bytes(function: Callable[[], Sequence[Tensor]], known: Sequence[Tensor]) -> int:
     """Return the bytes that autograd keeps for the backward of `function()` beyond `known` tensors and the outputs.
 
-    Counted by storage, each once and whole. `function` should have run before: a compiled one compiles at its first
-    call.
+    Counted by storage, each once and whole, be it saved as autograd asks or put on the context. `function` should have
+    run before: a compiled one compiles at its first call.
     """
     kept: dict[int, int] = {}
 
@@ -137,9 +137,26 @@ def saved_bytes(function: Callable[[], Sequence[Tensor]], known: Sequence[Tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         outputs = function()
+    for value in _on_contexts(outputs):
+        pack(value)
     for tensor in (*known, *outputs):
         kept.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(kept.values())
+
+
+def _on_contexts(outputs: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the tensors that functions written in Python keep as attributes of their contexts, lists included."""
+    seen: set[Any] = set()
+    nodes = [output.grad_fn for output in outputs]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions]
+        for value in getattr(node, "__dict__", {}).values():
+            values = value if isinstance(value, (list, tuple)) else [value]
+            yield from (one for one in values if isinstance(one, Tensor))
 
 
 def peak_bytes(function: Callable[[], Any], device: torch.device) -> int | None:

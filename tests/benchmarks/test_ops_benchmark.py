@@ -132,9 +132,23 @@ class KeepsSquares(torch.autograd.Function):
         return g
 
 
+class Hides(torch.autograd.Function):
+    """Keeps 1024 bytes where autograd does not look, and 2048 in a list."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.squares, ctx.others, ctx.number = x * x, [torch.ones(512), None], 3
+        return x + 1
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+        return g
+
+
 def test_saved_bytes_are_those_beyond_inputs_and_outputs() -> None:
     x = torch.randn(256, requires_grad=True)
     assert measure.saved_bytes(lambda: (KeepsSquares.apply(x),), (x,)) == 1024
+    assert measure.saved_bytes(lambda: (Hides.apply(x).view(16, 16),), (x,)) == 3072
     assert measure.saved_bytes(lambda: (x.exp(),), (x,)) == 0  # its output
     assert measure.saved_bytes(lambda: (x.exp().sin(),), (x,)) == 1024
 
