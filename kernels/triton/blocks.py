@@ -69,14 +69,14 @@ def load_tile(maps, plane, offsets, inside, fill, T: tl.constexpr):
 @device_function
 def to_storage(value, TYPE: tl.constexpr):
     """Round to a stored type, to nearest."""
-    if TYPE == tl.float64:
+    if tl.float64 == TYPE:
         return value.to(tl.float64)
     single = value.to(tl.float32)
-    if INTERPRETED and TYPE == tl.bfloat16:
+    if INTERPRETED and tl.bfloat16 == TYPE:
         bits = single.to(tl.uint32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         single = tl.where(single == single, bits.to(tl.uint32).to(tl.float32, bitcast=True), single)
-    if TYPE == tl.float16:
+    if tl.float16 == TYPE:
         return value.to(tl.float16)
     return single.to(TYPE)
 
@@ -149,7 +149,12 @@ def weights_at(
 @device_function
 def window_exists(y, x, rows, columns):
     """Tell whether the window whose first pixel is (y, x) lies in the plane."""
-    return (y >= 0) & ((y < rows - 1) | ((y == 0) & (rows == 1))) & (x >= 0) & ((x < columns - 1) | ((x == 0) & (columns == 1)))
+    return (
+        (y >= 0)
+        & ((y < rows - 1) | ((y == 0) & (rows == 1)))
+        & (x >= 0)
+        & ((x < columns - 1) | ((x == 0) & (columns == 1)))
+    )
 
 
 @device_function

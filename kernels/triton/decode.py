@@ -93,7 +93,7 @@ def store_moments(
 @triton.jit(do_not_specialize=["joints", "rows", "columns"])
 def decode_forward_kernel(
     logits, depth, beta, stats, xy, z, confidence,
-    scale: "fp64", unit_x: "fp64", first_x: "fp64", unit_y: "fp64", first_y: "fp64",
+    scale: tl.float64, unit_x: tl.float64, first_x: tl.float64, unit_y: tl.float64, first_y: tl.float64,
     joints, rows, columns, pixels,
     logits_image, logits_channel, logits_row, logits_pixel, depth_image, depth_channel, depth_row, depth_pixel,
     beta_image, beta_joint,

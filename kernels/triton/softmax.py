@@ -34,7 +34,7 @@ from pyhar.kernels.triton.plan import STREAMED, plan_planes
 
 @triton.jit(do_not_specialize=["joints", "rows", "columns"])
 def softmax_forward_kernel(
-    logits, probs, beta, stats, scale: "fp64", joints, rows, columns, pixels,
+    logits, probs, beta, stats, scale: tl.float64, joints, rows, columns, pixels,
     logits_image, logits_channel, logits_row, logits_pixel, probs_image, probs_channel, probs_row, probs_pixel,
     beta_image, beta_joint,
     T: tl.constexpr, LINE: tl.constexpr, WIDE: tl.constexpr, STREAM: tl.constexpr, PLANES: tl.constexpr,
@@ -80,9 +80,7 @@ def softmax_forward_kernel(
     tl.store(stats + n + 1, r, mask=j < joints)
 
 
-def softmax_forward_launch(
-    logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, probs: Tensor
-) -> Launch:
+def softmax_forward_launch(logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, probs: Tensor) -> Launch:
     """Return the launch that writes `stats` and `probs`."""
     T = computing_type(logits)
     batch, joints, rows, columns = logits.shape
@@ -97,8 +95,3 @@ def softmax_forward_launch(
     arguments |= beta_arguments(beta, scale) | size_arguments(logits) | {"stats": stats}
     constants |= {"T": TYPES[T], "STREAM": tile.path == STREAMED, "PLANES": tile.planes, "PIXELS": tile.pixels}
     return Launch(softmax_forward_kernel, batch * tiles(joints, tile.planes), arguments, constants, tile.warps)
-
-
-def softmax_forward(logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, probs: Tensor) -> None:
-    """Write the softmax of each plane; see `pyhar.kernels`."""
-    softmax_forward_launch(logits, beta, scale, stats, probs).start(logits.device)
