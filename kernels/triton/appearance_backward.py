@@ -53,8 +53,10 @@ def probabilities(
         r = tl.load(stats + n + 1, mask=j < joints, other=0.0)
         u = turned(load_tile(logits, source, offsets, inside, float("-inf"), T), negative)
         h = weights(u, tl.where(negative, -m, m), tl.abs(inverse)) * r[:, None]
-        return tl.where(inside, h, 0.0)  # of a wholly masked plane h is not a number, outside it has to be 0
-    return load_tile(logits, source, offsets, inside, 0.0, T)
+        h = tl.where(inside, h, 0.0)  # of a wholly masked plane h is not a number, outside it has to be 0
+    else:
+        h = load_tile(logits, source, offsets, inside, 0.0, T)
+    return h
 
 
 @triton.jit(do_not_specialize=["joints", "channels", "rows", "columns"])

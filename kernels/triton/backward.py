@@ -51,9 +51,12 @@ def weights_and_distance(
     if SOFTMAX:
         u = turned(load_tile(logits, source, offsets, inside, float("-inf"), T), negative)
         t = u - m[:, None]
-        return weights(u, m, size), tl.where(inside & (t != float("-inf")), t, 0.0)
-    e = load_tile(logits, source, offsets, inside, 0.0, T)
-    return e, e
+        e = weights(u, m, size)
+        t = tl.where(inside & (t != float("-inf")), t, 0.0)
+    else:
+        e = load_tile(logits, source, offsets, inside, 0.0, T)
+        t = e
+    return e, t
 
 
 @device_function

@@ -51,13 +51,13 @@ def rows_and_columns(p, columns):
 @device_function
 def plane_offsets(p, y, x, row, pixel, LINE: tl.constexpr, WIDE: tl.constexpr):
     """Return the offsets of pixels inside a plane."""
-    if LINE:
-        if WIDE:
-            return p.to(tl.int64) * pixel
-        return p * pixel
     if WIDE:
-        return y.to(tl.int64) * row + x.to(tl.int64) * pixel
-    return y * row + x * pixel
+        p, y, x = p.to(tl.int64), y.to(tl.int64), x.to(tl.int64)
+    if LINE:
+        offsets = p * pixel
+    else:
+        offsets = y * row + x * pixel
+    return offsets
 
 
 @device_function
@@ -69,16 +69,13 @@ def load_tile(maps, plane, offsets, inside, fill, T: tl.constexpr):
 @device_function
 def to_storage(value, TYPE: tl.constexpr):
     """Round to a stored type, to nearest."""
-    if tl.float64 == TYPE:
-        return value.to(tl.float64)
-    single = value.to(tl.float32)
-    if INTERPRETED and tl.bfloat16 == TYPE:
-        bits = single.to(tl.uint32, bitcast=True)
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        single = tl.where(single == single, bits.to(tl.uint32).to(tl.float32, bitcast=True), single)
-    if tl.float16 == TYPE:
-        return value.to(tl.float16)
-    return single.to(TYPE)
+    if tl.bfloat16 == TYPE:
+        value = value.to(tl.float32)
+        if INTERPRETED:
+            bits = value.to(tl.uint32, bitcast=True)
+            bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+            value = tl.where(value == value, bits.to(tl.uint32).to(tl.float32, bitcast=True), value)
+    return value.to(TYPE)
 
 
 @device_function
@@ -91,8 +88,10 @@ def store_tile(maps, plane, offsets, inside, value):
 def temperature(beta, scale, b, j, joints, beta_image, beta_joint, T: tl.constexpr):
     """Return beta of planes (b, j)."""
     if beta is None:
-        return tl.full(j.shape, scale, T)
-    return tl.load(beta + lines(b, j, beta_image, beta_joint), mask=j < joints, other=1.0).to(T)
+        inverse = tl.full(j.shape, scale, T)
+    else:
+        inverse = tl.load(beta + lines(b, j, beta_image, beta_joint), mask=j < joints, other=1.0).to(T)
+    return inverse
 
 
 @device_function
@@ -116,7 +115,7 @@ def next_largest(m, u):
 
 @device_function
 def rescaling(m, higher, size):
-    """Return what sums relative to m are multiplied by to be relative to `higher`; 0 where they are of masked pixels."""
+    """Return what turns sums relative to m into sums relative to `higher`; 0 where they are of masked pixels."""
     t = m - higher
     return tl.where((m == float("-inf")) | (t == float("-inf")), 0.0, tl.exp(size * t))
 
@@ -142,8 +141,10 @@ def weights_at(
     inside = here & ((y >= 0) & (y < rows) & (x >= 0) & (x < columns))[None, :]
     offsets = plane_offsets(y * columns + x, y, x, row, pixel, LINE, WIDE)
     if SOFTMAX:
-        return weights(turned(load_tile(logits, plane, offsets, inside, float("-inf"), T), negative), m, size)
-    return load_tile(logits, plane, offsets, inside, 0.0, T)
+        e = weights(turned(load_tile(logits, plane, offsets, inside, float("-inf"), T), negative), m, size)
+    else:
+        e = load_tile(logits, plane, offsets, inside, 0.0, T)
+    return e
 
 
 @device_function
@@ -168,7 +169,7 @@ def windows_from(
     logits, plane, here, y, x, e, m, size, negative, rows, columns, row, pixel,
     T: tl.constexpr, SOFTMAX: tl.constexpr, LINE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Return the sums of the windows whose first pixels are (y, x), with weights e; -inf for windows not in the plane."""
+    """Return the sums of the windows that pixels (y, x) of weights e start; -inf for windows not in the plane."""
     below = weights_at(
         logits, plane, here, y + 1, x, m, size, negative, rows, columns, row, pixel, T, SOFTMAX, LINE, WIDE
     )
@@ -186,7 +187,7 @@ def windows_from(
 def product(a, b, sums):
     """Return sums + a @ b, in the type of `sums`."""
     if INTERPRETED:
-        return tl.dot(a.to(sums.dtype), b.to(sums.dtype), sums, input_precision="ieee", out_dtype=sums.dtype)
+        a, b = a.to(sums.dtype), b.to(sums.dtype)
     return tl.dot(a, b, sums, input_precision="ieee", out_dtype=sums.dtype)
 
 
