@@ -41,7 +41,7 @@ def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None
     if device.type == "cuda":
         capability = _capability(device.index)
         if capability < LEAST_CAPABILITY:
-            return f"it needs a CUDA device of compute capability 8.0 or higher, this one has {capability[0]}.{capability[1]}"
+            return f"it needs a GPU of compute capability 8.0 or higher, this one has {capability[0]}.{capability[1]}"
     elif device.type != "cpu" or not interpreted():
         return f"it serves CUDA tensors, these are on {device.type}"
     batch, joints, rows, columns = logits.shape

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pyhar.kernels.triton.blocks import (
+    INTERPRETED,
     lines,
     load_tile,
     next_largest,
@@ -132,7 +133,14 @@ def appearance_forward_launch(
     channels = features.shape[1]
     product, split, factor = product_type(T, logits, features, stats is not None)
     tile = plan_pooling(
-        batch, joints, channels, rows * columns, half=product.itemsize == 2, double=product.itemsize == 8
+        batch,
+        joints,
+        channels,
+        rows * columns,
+        half=product.itemsize == 2,
+        double=product.itemsize == 8,
+        neighbours=window and confidence is not None,
+        interpreted=INTERPRETED.value,
     )
     arguments, constants = maps_arguments(
         logits=logits, features=features, depth=depth_logits if z is not None else None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyhar.kernels.triton.appearance import product_type
 from pyhar.kernels.triton.blocks import (
+    INTERPRETED,
     device_function,
     lines,
     load_tile,
@@ -163,7 +164,14 @@ def appearance_backward_launches(
     batch, joints, rows, columns = logits.shape
     channels = features.shape[1]
     kind, split, factor = product_type(T, logits, features, stats is not None)
-    tile = plan_features_gradient(joints, channels, rows * columns, half=kind.itemsize == 2, double=kind.itemsize == 8)
+    tile = plan_features_gradient(
+        joints,
+        channels,
+        rows * columns,
+        half=kind.itemsize == 2,
+        double=kind.itemsize == 8,
+        interpreted=INTERPRETED.value,
+    )
     shared = beta_arguments(beta, scale) | size_arguments(logits)
     shared |= {"channels": channels, "stats": stats, "g_appearance": g_appearance}
     types = {"T": TYPES[T], "SOFTMAX": stats is not None, "PRODUCT": TYPES[kind], "SPLIT": split, "SCALE": factor}

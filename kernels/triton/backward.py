@@ -64,7 +64,7 @@ def windows_over(
     logits, source, here, y, x, e, own, peak, m, size, negative, rows, columns, row, pixel,
     T: tl.constexpr, SOFTMAX: tl.constexpr, LINE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Return how many of the windows with the largest sum `peak` lie over each pixel; `own` is the one that it starts."""
+    """Return how many of the windows with the sum `peak` lie over each pixel; `own` is the sum of the one it starts."""
     above = weights_at(
         logits, source, here, y - 1, x, m, size, negative, rows, columns, row, pixel, T, SOFTMAX, LINE, WIDE
     )
@@ -104,7 +104,7 @@ def weights_and_slope(
     T: tl.constexpr, SOFTMAX: tl.constexpr, CONFIDENCE: tl.constexpr, WANT_XY: tl.constexpr, WANT_Z: tl.constexpr,
     LINE: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Return e, u - m, s, p, y, x and what is inside; s lacks the share of "max" after softmax, whose count comes later."""
+    """Return e, u - m, s, p, y, x and what is inside; s lacks the share of "max" after softmax, counted later."""
     p = start + tl.arange(0, PIXELS)
     here = known[:, None] & (p >= 0)[None, :]
     inside = here & (p < pixels)[None, :]
@@ -176,26 +176,25 @@ def plane_backward_kernel(
 
     # The largest weight or window, and how many there are.
     peak, count = tl.full((PLANES,), 1.0, T), zero
-    if d_logits is not None or d_beta is not None:
-        if CONFIDENCE == WINDOW or (CONFIDENCE == MAX and not SOFTMAX):
-            peak = tl.full((PLANES,), float("-inf"), T)
-            for start in range(0, pixels, PIXELS):
-                p = start + tl.arange(0, PIXELS)
-                here = known[:, None] & (p >= 0)[None, :]
-                inside = here & (p < pixels)[None, :]
-                y, x = rows_and_columns(p, columns)
-                offsets = plane_offsets(p, y, x, logits_row, logits_pixel, LINE, WIDE)
-                e, t = weights_and_distance(logits, source, offsets, inside, m, size, negative, T, SOFTMAX)
-                own = tl.where(inside, e, float("-inf"))
-                if CONFIDENCE == WINDOW:
-                    own = windows_from(
-                        logits, source, here, y, x, e, m, size, negative, rows, columns, logits_row, logits_pixel,
-                        T, SOFTMAX, LINE, WIDE,
-                    )  # fmt: skip
-                largest = tl.max(own, 1)
-                again = tl.where(largest > peak, 0.0, count)
-                peak = tl.maximum(peak, largest)
-                count = again + tl.sum((own == peak[:, None]).to(T), 1)
+    if (d_logits is not None or d_beta is not None) and (CONFIDENCE == WINDOW or (CONFIDENCE == MAX and not SOFTMAX)):
+        peak = tl.full((PLANES,), float("-inf"), T)
+        for start in range(0, pixels, PIXELS):
+            p = start + tl.arange(0, PIXELS)
+            here = known[:, None] & (p >= 0)[None, :]
+            inside = here & (p < pixels)[None, :]
+            y, x = rows_and_columns(p, columns)
+            offsets = plane_offsets(p, y, x, logits_row, logits_pixel, LINE, WIDE)
+            e, t = weights_and_distance(logits, source, offsets, inside, m, size, negative, T, SOFTMAX)
+            own = tl.where(inside, e, float("-inf"))
+            if CONFIDENCE == WINDOW:
+                own = windows_from(
+                    logits, source, here, y, x, e, m, size, negative, rows, columns, logits_row, logits_pixel,
+                    T, SOFTMAX, LINE, WIDE,
+                )  # fmt: skip
+            largest = tl.max(own, 1)
+            again = tl.where(largest > peak, 0.0, count)
+            peak = tl.maximum(peak, largest)
+            count = again + tl.sum((own == peak[:, None]).to(T), 1)
 
     middle, mean, slant = zero, zero, zero
     if SOFTMAX and STREAM and (d_logits is not None or d_beta is not None):
@@ -343,23 +342,9 @@ def decode_backward_launches(
             logits, features, depth_logits, beta, scale, stats, g_appearance, slopes, d_features
         )
     if d_logits is not None or d_depth_logits is not None or d_beta is not None:
-        launches.append(
-            plane_backward_launch(
-                logits,
-                depth_logits,
-                slopes,
-                beta,
-                scale,
-                grid,
-                window,
-                stats,
-                g_xy,
-                g_z,
-                g_confidence,
-                d_logits,
-                d_depth_logits,
-                d_beta,
-                T,
-            )  # fmt: skip
-        )
+        launch = plane_backward_launch(
+            logits, depth_logits, slopes, beta, scale, grid, window, stats, g_xy, g_z, g_confidence,
+            d_logits, d_depth_logits, d_beta, T,
+        )  # fmt: skip
+        launches.append(launch)
     return launches

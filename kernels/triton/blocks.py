@@ -53,11 +53,7 @@ def plane_offsets(p, y, x, row, pixel, LINE: tl.constexpr, WIDE: tl.constexpr):
     """Return the offsets of pixels inside a plane."""
     if WIDE:
         p, y, x = p.to(tl.int64), y.to(tl.int64), x.to(tl.int64)
-    if LINE:
-        offsets = p * pixel
-    else:
-        offsets = y * row + x * pixel
-    return offsets
+    return p * pixel if LINE else y * row + x * pixel
 
 
 @device_function

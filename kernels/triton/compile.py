@@ -99,7 +99,7 @@ def launches(case: Case, batch: int = 32) -> Iterator[Launch]:
 
 
 def source(launch: Launch) -> ASTSource:
-    """Return a launch's kernel with the signature and the specialisations that Triton would choose for its arguments."""
+    """Return a launch's kernel with the types and the specialisations that Triton chooses for its arguments."""
     kernel = launch.kernel
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
@@ -154,9 +154,7 @@ def _compile(compiled: ASTSource, launch: Launch, variant: str, architecture: in
     binary = triton.compile(compiled, target=GPUTarget("cuda", architecture, WARP), options=options)
     registers, spilled = _assembler_report(binary.asm["ptx"], architecture)
     kernel = launch.kernel.__name__.removesuffix("_kernel")
-    return Resources(
-        "triton", kernel, variant, f"sm_{architecture}", registers, int(binary.metadata.shared), spilled
-    )
+    return Resources("triton", kernel, variant, f"sm_{architecture}", registers, int(binary.metadata.shared), spilled)
 
 
 def _assembler_report(ptx: str, architecture: int) -> tuple[int, int]:

@@ -14,12 +14,14 @@ STREAMED = "streamed"  # a program walks over its planes, tile by tile
 ONE_PASS = "one pass"  # a program holds all joints, and so makes every gradient from one reading of the features
 TWO_PASSES = "two passes"  # one kernel for the maps' gradient, one for the features'
 
-# Most values of a tile. A float64 takes two registers; the neighbours of the window's gradient are nine values each.
+# Most values of a tile and of a warp; fewer where each takes more registers: float64, the nine neighbours of the
+# window's gradient, pixels that are not neighbours in memory, planes with a mask and sums of their own.
 TILE_VALUES = 4096
 SMALL_TILE_VALUES = 1024
 VALUES_A_WARP = 256
+MOST_WARPS = 8
 SECTOR_BYTES = 32  # what memory delivers at the least
-MOST_JOINTS = 64  # of one program of the appearance kernels
+INTERPRETED_PIXELS = 512
 MULTIPROCESSORS = 132  # fewer programs than this leave some of a large GPU idle
 
 
@@ -59,35 +61,56 @@ def plan_planes(
         double: computed in float64.
         neighbours: each pixel needs its eight neighbours (the gradient of the confidence "window").
     """
-    most = TILE_VALUES >> (double + 2 * neighbours)
+    most = TILE_VALUES >> max(double + 2 * neighbours, 2 * joints_innermost)
     if joints_innermost:
         planes = min(power_of_two(joints), SECTOR_BYTES // item_bytes)
     else:
-        planes = max(1, min(power_of_two(joints), SMALL_TILE_VALUES // power_of_two(pixels)))
+        planes = max(1, min(power_of_two(joints), (SMALL_TILE_VALUES >> neighbours) // power_of_two(pixels)))
     columns = min(power_of_two(pixels), most // planes)
     path = STREAMED if pixels > columns else PLANE if planes == 1 else PLANES
-    return Tile(path, planes, columns, _warps(planes * columns))
+    warps = planes * columns // (VALUES_A_WARP >> (neighbours or planes > 1))
+    return Tile(path, planes, columns, max(1, min(MOST_WARPS, warps)))
 
 
-def plan_pooling(batch: int, joints: int, channels: int, pixels: int, *, half: bool, double: bool) -> Pooling:
-    """Return the tile of the kernel that pools appearance; `half`: by products of half-precision matrices."""
+def plan_pooling(
+    batch: int,
+    joints: int,
+    channels: int,
+    pixels: int,
+    *,
+    half: bool,
+    double: bool,
+    neighbours: bool = False,
+    interpreted: bool = False,
+) -> Pooling:
+    """Return the tile of the kernel that pools appearance.
+
+    `half`: by products of half-precision matrices. `neighbours`: each pixel needs three of its neighbours (the
+    confidence "window"). The interpreter's time is the number of tiles, so it takes large ones.
+    """
     rows = min(max(power_of_two(joints), 16), 16 if double else 32)
-    most = 128 if half else 32 if double else 64
+    most = 32 if double else 64
     columns = min(max(power_of_two(channels), 16), most)
     while columns > 32 and batch * -(-joints // rows) * -(-channels // columns) < MULTIPROCESSORS:
         columns //= 2
-    depth = min(max(power_of_two(pixels), 16), 64 if half else 16 if double else 32)
-    return Pooling(STREAMED, rows, columns, depth, 4)
+    depth = min(max(power_of_two(pixels), 16), max(16, _depth(half, double, interpreted) >> neighbours))
+    return Pooling(STREAMED, rows, columns, depth, _product_warps(rows, columns, depth))
 
 
-def plan_features_gradient(joints: int, channels: int, pixels: int, *, half: bool, double: bool) -> Pooling:
+def plan_features_gradient(
+    joints: int, channels: int, pixels: int, *, half: bool, double: bool, interpreted: bool = False
+) -> Pooling:
     """Return the tile of the kernels that carry the gradient of the appearance to maps and features."""
-    most_joints = MOST_JOINTS if half else 16 if double else 32
-    rows = min(max(power_of_two(joints), 16), most_joints)
+    rows = min(max(power_of_two(joints), 16), 64 if half else 16 if double else 32)
     columns = min(max(power_of_two(channels), 16), 64 if half else 16 if double else 32)
-    depth = min(max(power_of_two(pixels), 16), 64 if half else 16 if double else 32)
-    return Pooling(ONE_PASS if joints <= rows else TWO_PASSES, rows, columns, depth, 4)
+    depth = min(max(power_of_two(pixels), 16), _depth(half, double, interpreted))
+    path = ONE_PASS if joints <= rows else TWO_PASSES
+    return Pooling(path, rows, columns, depth, _product_warps(rows, columns, depth))
 
 
-def _warps(values: int) -> int:
-    return max(1, min(8, values // VALUES_A_WARP))
+def _depth(half: bool, double: bool, interpreted: bool) -> int:
+    return INTERPRETED_PIXELS if interpreted else 64 if half else 16 if double else 32
+
+
+def _product_warps(rows: int, columns: int, depth: int) -> int:
+    return 8 if rows > 16 or columns * depth > 2048 else 4
