@@ -27,7 +27,7 @@ or ValueError (`pyhar.errors.UserError` for unknown names and backends) that nam
 computed.
 """
 
-from pyhar.kernels import cpu
+from pyhar.kernels import cpu, cuda, nvrtc, triton
 from pyhar.ops.appearance import decode_pose_and_appearance, pool_appearance, pool_appearance_from_probs
 from pyhar.ops.compiled import add_backend
 from pyhar.ops.decode import DecodedPose, decode_pose, expectation, soft_argmax
@@ -47,5 +47,5 @@ __all__ = [
     "use_backend",
 ]
 
-for _backend, _kernels in (("cpu", cpu),):
+for _backend, _kernels in (("cuda", cuda), ("nvrtc", nvrtc), ("triton", triton), ("cpu", cpu)):
     add_backend(_backend, _kernels)

@@ -20,11 +20,7 @@ import torch
 # For the helpers beside this file and the CUDA kernels on the host.
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "cuda_on_host")]
 
-try:
-    import host
-except ImportError:
-    from types import SimpleNamespace
-    host = SimpleNamespace(why_unusable=lambda: 'not here yet')
+import host  # noqa: E402
 
 from pyhar import ops  # noqa: E402
 from pyhar.ops import compiled, dispatch  # noqa: E402
