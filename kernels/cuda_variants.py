@@ -15,7 +15,7 @@ STORAGES = tuple(SIZES)
 # Pixels that a thread keeps in registers in the forward: read one by one, and in packs. More would take too long to
 # compile, and leave room for too few threads.
 VALUES_SINGLE, VALUES_PACKED = 8, 32
-ROWS = (16, 24, 32)  # joints of a tile
+ROWS = (16, 24)  # joints of a tile
 FEATURE_ROWS = 64  # channels of a tile, in the gradient of the features
 COLUMNS = (16, 64)
 # The most threads of a block, as the kernel is compiled for.

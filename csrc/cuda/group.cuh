@@ -78,6 +78,7 @@ struct Group {
 #pragma unroll
             for (int n = 0; n < N; ++n) {
                 T all = scratch[n * size * slots + slot];
+#pragma unroll 4
                 for (int other = 1; other < size; ++other) {
                     all = Op::of(all, scratch[(n * size + other) * slots + slot]);
                 }

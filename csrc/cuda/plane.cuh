@@ -83,6 +83,7 @@ template <typename T, int MAPPING>
 PYHAR_DEVICE T largest_window(const Params& p, const Group<T, MAPPING>& group, const T* h, bool active) {
     T peak = -infinity<T>();
     if (active) {
+#pragma unroll 1
         for (Walk<1> at(p, group.lane, group.size); at.i < pixels(p); at.next(group.size)) {
             if (at.y < window_rows(p) && at.x < window_columns(p)) {
                 peak = larger_or_nan(peak, window_sum(p, h, at.y, at.x));

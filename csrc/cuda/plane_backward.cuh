@@ -21,7 +21,8 @@ struct Slope {
         const T g_x = value_or_zero<T>(p.g_xy, 2 * plane), g_y = value_or_zero<T>(p.g_xy, 2 * plane + 1);
         along_x = g_x / static_cast<T>(p.unit_x);
         along_y = g_y / static_cast<T>(p.unit_y);
-        constant = g_x * static_cast<T>(p.first_x) + g_y * static_cast<T>(p.first_y);
+        // Under a softmax the probabilities sum to 1, and what all pixels have in common has no effect.
+        constant = has(p, with_softmax) ? T(0) : g_x * static_cast<T>(p.first_x) + g_y * static_cast<T>(p.first_y);
         g_z = value_or_zero<T>(p.g_z, plane);
         if (pooled) pooled += plane * pixels(p);
     }
@@ -73,7 +74,11 @@ struct Peak {
           ties(T(0)),
           gradient(value_or_zero<T>(p.g_confidence, plane)),
           in_windows(has(p, confidence_of_window)),
-          h(nullptr) {}
+          h(nullptr) {
+        // One window that is the whole plane: its sum is 1 whatever the logits are.
+        const bool whole = in_windows && has(p, with_softmax) && rows(p) <= 2 && columns(p) <= 2;
+        if (whole) gradient = T(0);
+    }
 
     PYHAR_DEVICE T share() const { return gradient / ties; }
 
@@ -82,7 +87,9 @@ struct Peak {
         if (!in_windows) return e == largest ? share() : T(0);
         T sum = T(0);
         const int last_y = window_rows(p) - 1, last_x = window_columns(p) - 1;
+#pragma unroll 1
         for (int wy = y > 0 && rows(p) > 1 ? y - 1 : y; wy <= y && wy <= last_y; ++wy) {
+#pragma unroll 1
             for (int wx = x > 0 && columns(p) > 1 ? x - 1 : x; wx <= x && wx <= last_x; ++wx) {
                 if (window_sum(p, h, wy, wx) == largest) sum += share();
             }
@@ -99,12 +106,14 @@ PYHAR_DEVICE void find_peak(
     T ties = T(0);
     if (peak.in_windows) {
         T* h = staging(p, group, staged_memory, plane);
+#pragma unroll 1
         for (Walk<1> at(p, group.lane, group.size); at.i < n; at.next(group.size)) {
             h[at.i] = softmax.weight(static_cast<T>(widen(H(at.y, at.x)))) * r;
         }
         group.wait();
         peak.h = h;
         peak.largest = largest_window(p, group, h, n > 0);
+#pragma unroll 1
         for (Walk<1> at(p, group.lane, group.size); at.i < n; at.next(group.size)) {
             if (at.y < window_rows(p) && at.x < window_columns(p)) {
                 ties += window_sum(p, h, at.y, at.x) == peak.largest ? T(1) : T(0);
@@ -112,10 +121,12 @@ PYHAR_DEVICE void find_peak(
         }
     } else {
         T largest = -infinity<T>();
+#pragma unroll 1
         for (Walk<1> at(p, group.lane, group.size); at.i < n; at.next(group.size)) {
             largest = larger_or_nan(largest, static_cast<T>(widen(H(at.y, at.x))));
         }
         peak.largest = group.template reduce<LargestOrNan>(largest);
+#pragma unroll 1
         for (Walk<1> at(p, group.lane, group.size); at.i < n; at.next(group.size)) {
             ties += static_cast<T>(widen(H(at.y, at.x))) == peak.largest ? T(1) : T(0);
         }
@@ -156,6 +167,7 @@ PYHAR_DEVICE void plane_backward(const Params& p, unsigned char* memory) {
     if (softmax.on) {
         T sums[2] = {T(0), T(0)};  // h*s, and the pixels whose e is the largest, 1
         T* keep = kept;
+#pragma unroll 1
         for (Walk<V> at(p, group.lane, group.size); at.i < n; at.next(group.size)) {
             T e[V], s[V];
             H.template read<T, V>(e, at.y, at.x, at.i);
@@ -180,6 +192,7 @@ PYHAR_DEVICE void plane_backward(const Params& p, unsigned char* memory) {
     const Map<TH> d_H(p.d_H, p.at_d_H, image, joint);
     const Map<TD> d_D(p.d_D, p.at_d_D, image, joint);
     T d_beta = T(0);
+#pragma unroll 1
     for (Walk<V> at(p, group.lane, group.size); at.i < n; at.next(group.size)) {
         T logit[V], e[V], s[V];
         H.template read<T, V>(logit, at.y, at.x, at.i);

@@ -85,6 +85,7 @@ PYHAR_DEVICE Statistics<T> forward_of_plane(
             at.next(group.size);
         }
     } else {
+#pragma unroll 1
         for (Walk<V> at(p, group.lane, group.size); at.i < n; at.next(group.size)) {
             H.template read<T, V>(kept[0], at.y, at.x, at.i);
             T m = softmax.m;
@@ -120,6 +121,7 @@ PYHAR_DEVICE Statistics<T> forward_of_plane(
                 at.next(group.size);
             }
         } else {
+#pragma unroll 1
             for (; at.i < n; at.next(group.size)) {
                 H.template read<T, V>(kept[0], at.y, at.x, at.i);
 #pragma unroll
@@ -149,6 +151,7 @@ PYHAR_DEVICE Statistics<T> forward_of_plane(
                 at.next(group.size);
             }
         } else {
+#pragma unroll 1
             for (; at.i < n; at.next(group.size)) {
                 H.template read<T, V>(kept[0], at.y, at.x, at.i);
 #pragma unroll

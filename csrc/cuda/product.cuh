@@ -33,6 +33,7 @@ struct Operand {
     template <typename Fetch>
     PYHAR_DEVICE void fill(bool along_rows, const Fetch& fetch) const {
         const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+#pragma unroll 4
         for (int i = thread; i < SIZE; i += threads) {
             const int row = along_rows ? i % ROWS : i / DEPTH, k = along_rows ? i / ROWS : i % DEPTH;
             data[index(row, k)] = fetch(row, k);
@@ -43,6 +44,7 @@ struct Operand {
     template <int V, typename Fetch>
     PYHAR_DEVICE void fill_packs(bool along_rows, const Fetch& fetch) const {
         const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+#pragma unroll 2
         for (int i = thread; i < SIZE / V; i += threads) {
             T value[V];
             if (along_rows) {
@@ -80,6 +82,7 @@ PYHAR_DEVICE void product(
         __syncthreads();
         const int left = depth - k0, quads = left < DEPTH ? (left + 3) / 4 : DEPTH / 4;
         T sum[4][4] = {};
+#pragma unroll 1
         for (int q = team; q < quads; q += SPLIT) {
             T a[4][4], b[4][4];
 #pragma unroll
