@@ -68,7 +68,8 @@ class BuildNative(build_ext):
         if not sys.platform.startswith("linux"):
             return "they are offered on Linux"
         spec = importlib.util.spec_from_file_location("images", ROOT / "csrc" / "cuda" / "images.py")
-        assert spec and spec.loader
+        assert spec
+        assert spec.loader
         images = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(images)
         try:

@@ -99,7 +99,7 @@ def _function(device: int, launch: Launch) -> int:
 
 
 def _run(plan: Plan, parameters: bytes, device: torch.device) -> None:
-    index = device.index if device.index is not None else torch.cuda.current_device()
+    index = device.index
     launch_kernel = _native().cuda_launch
     with torch.cuda.device(index):
         stream = torch.cuda.current_stream(index).cuda_stream

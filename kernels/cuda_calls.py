@@ -41,7 +41,7 @@ def calls(run: Runner, exact: bool) -> Calls:
         call = Call(
             (b, j, 0 if features is None else features.shape[1], y, x),
             tuple(Layout.of(given.get(name)) for name in STRIDED),
-            None if beta is None else (STORAGE[beta.dtype], *beta.stride()),  # type: ignore[arg-type]
+            None if beta is None else (STORAGE[beta.dtype], *beta.stride()),
             scale,
             grid,
             window,

@@ -1,4 +1,4 @@
-"""Which CUDA kernels serve a call, on how many threads, and what they are told: a pure function of types and layouts."""
+"""Which CUDA kernels serve a call, on how many threads, and what they are told: a pure function of the call."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STAGED_IN_SHARED, SLOPES_IN_SHARED = 64, 128
 
 
 class Layout(NamedTuple):
-    """Type and place of a tensor (B, channels, Y, X); strides in elements, those of a dimension of size 1 made to fit."""
+    """Type and place of a tensor (B, channels, Y, X); strides in elements, made to fit where a dimension has size 1."""
 
     storage: str
     strides: tuple[int, int, int, int]
@@ -173,7 +173,7 @@ class _Planner:
         return needed
 
     def stage(self, planes: int, taken: int) -> int:
-        """Return the shared memory for the window confidence of a block's planes, or arrange for it to lie elsewhere."""
+        """Return the shared memory for the window confidence of a block's planes, or arrange for some elsewhere."""
         if not self.call.window or not self.call.given & {"confidence", "g_confidence"}:
             return 0
         found = self.in_shared(STAGED_IN_SHARED, planes * (self.pixels | 1) * self.bytes, taken)
@@ -197,7 +197,7 @@ class _Planner:
             mapping, self.planes, blocks = "block_of_plane", 1, self.images * self.joints
             threads = next((t for t in (128, 256) if self.pixels <= t * in_warp // 64), 512)
         sums = {"lanes_of_joints": threads, "block_of_plane": 32, "warp_of_plane": 0}[mapping]
-        shared = sums * (2 if backward else 4) * self.bytes
+        shared = sums * (3 if backward else 4) * self.bytes
         shared += self.stage(self.planes, shared)
         if backward:
             steps = -(-self.pixels // (threads // self.planes * pack))
@@ -237,7 +237,9 @@ class _Planner:
         few = self.images * -(-self.joints // tile[0]) * -(-self.channels // tile[1]) <= FEW_BLOCKS
         if pose and fits and few:
             types = (self.t, self.th, self.tf, self.td, pack, values)
-            launch = self.product("pose_and_appearance", types, self.joints, self.channels, tile, 3 * tile[0] * self.bytes)
+            launch = self.product(
+                "pose_and_appearance", types, self.joints, self.channels, tile, 3 * tile[0] * self.bytes
+            )
             staged = self.stage(-(-launch.threads // 32), launch.shared_bytes)
             return [launch._replace(shared_bytes=launch.shared_bytes + staged)]
         tile = self.tile(self.channels)
@@ -253,15 +255,11 @@ class _Planner:
         launches = []
         if planes and "g_appearance" in given:
             tile = self.tile(self.pixels)
-            launches.append(
-                self.product("appearance_to_planes", (self.t, self.tf), self.joints, self.pixels, tile)
-            )
+            launches.append(self.product("appearance_to_planes", (self.t, self.tf), self.joints, self.pixels, tile))
         if "d_features" in given and "g_appearance" in given:
             types, tile = (self.t, self.th, self.tf), (variants.FEATURE_ROWS, 64, 1)
             facts = 3 * 32 * self.bytes
-            launches.append(
-                self.product("appearance_to_features", types, self.channels, self.pixels, tile, facts)
-            )
+            launches.append(self.product("appearance_to_features", types, self.channels, self.pixels, tile, facts))
         if planes:
             launches.append(self.of_planes(backward=True))
         return launches

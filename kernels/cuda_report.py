@@ -62,7 +62,13 @@ def by_nvcc(kernels: list[Kernel], architectures: Iterable[str] = ARCHITECTURES)
         source = Path(folder, "kernels.cu")
         source.write_text(cuda_variants.source(kernels))
         command = [nvcc, "-std=c++17", "-O3", "-Xptxas", "-v", "-fatbin", f"-I{cuda_sources.folder()}"]
-        command += ["-gencode", f"arch=compute_80,code=[{codes}]", str(source), "-o", str(Path(folder, "kernels.fatbin"))]
+        command += [
+            "-gencode",
+            f"arch=compute_80,code=[{codes}]",
+            str(source),
+            "-o",
+            str(Path(folder, "kernels.fatbin")),
+        ]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise CompilationError(result.stderr[:2000])
@@ -86,9 +92,7 @@ def nvrtc() -> ctypes.CDLL | None:
     return None
 
 
-def by_nvrtc(
-    kernels: list[Kernel], constants: Constants | None = None, architecture: str = "sm_90"
-) -> list[Resources]:
+def by_nvrtc(kernels: list[Kernel], constants: Constants | None = None, architecture: str = "sm_90") -> list[Resources]:
     """Compile `kernels` by NVRTC, for the sizes in `constants`, and return what each takes."""
     library = nvrtc()
     if library is None:
@@ -98,7 +102,7 @@ def by_nvrtc(
     headers = [(name.encode(), header.encode()) for name, header in cuda_sources.headers().items()]
     names = (ctypes.c_char_p * len(headers))(*(name for name, _ in headers))
     texts = (ctypes.c_char_p * len(headers))(*(header for _, header in headers))
-    options = ["-std=c++17", "-default-device", f"-arch={architecture}", "--ptxas-options=-v"]
+    options = ["-std=c++17", f"-arch={architecture}", "--ptxas-options=-v"]
     words = [word.encode() for word in (*options, *(constants.options if constants else ()))]
     if library.nvrtcCreateProgram(ctypes.byref(program), text, b"kernels.cu", len(headers), texts, names):
         raise CompilationError("NVRTC makes no program")

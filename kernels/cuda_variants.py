@@ -44,7 +44,9 @@ class Kernel(NamedTuple):
     @property
     def entry(self) -> str:
         """The line of source that makes it."""
-        arguments = ", ".join(f"pyhar::{a}" if isinstance(a, str) and a not in BUILT_IN else str(a) for a in self.arguments)
+        arguments = ", ".join(
+            f"pyhar::{a}" if isinstance(a, str) and a not in BUILT_IN else str(a) for a in self.arguments
+        )
         return f"PYHAR_KERNEL({self.name}, {self.threads}, {self.function}<{arguments}>)"
 
 

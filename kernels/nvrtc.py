@@ -60,7 +60,7 @@ def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None
 
 def options(constants: Constants) -> tuple[str, ...]:
     """Return how the compiler is called, but for the architecture."""
-    return ("-std=c++17", "-default-device", f"-I{cuda_sources.folder()}", *constants.options)
+    return ("-std=c++17", f"-I{cuda_sources.folder()}", *constants.options)
 
 
 # By device, kernel and constants.
@@ -79,11 +79,12 @@ def _compile(kernels: list[Kernel], constants: Constants, device: int) -> None:
 
 def _run(plan: Plan, parameters: bytes, device: torch.device) -> None:
     cupy = importlib.import_module("cupy")
-    index = device.index if device.index is not None else torch.cuda.current_device()
+    index = device.index
     # An array of one element is passed by value: the struct that the kernels take.
     struct = np.frombuffer(parameters, dtype=f"V{len(parameters)}")
     with torch.cuda.device(index), cupy.cuda.Device(index):
-        missing = [l.kernel for l in plan.launches if (index, l.kernel, plan.constants) not in _functions]
+        kernels = (launch.kernel for launch in plan.launches)
+        missing = [kernel for kernel in kernels if (index, kernel, plan.constants) not in _functions]
         if missing:
             _compile(missing, plan.constants, index)
         with cupy.cuda.ExternalStream(torch.cuda.current_stream(index).cuda_stream, index):

@@ -30,7 +30,8 @@ class NoImagesError(Exception):
 def variants() -> ModuleType:
     """Return `kernels/cuda_variants.py`, which says what to compile."""
     spec = importlib.util.spec_from_file_location("cuda_variants", ROOT / "kernels" / "cuda_variants.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

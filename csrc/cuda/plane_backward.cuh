@@ -153,7 +153,7 @@ PYHAR_DEVICE void plane_backward(const Params& p, unsigned char* memory) {
         softmax.m = static_cast<const T*>(p.stats)[2 * plane];
         r = static_cast<const T*>(p.stats)[2 * plane + 1];
     }
-    T* staged_memory = scratch + scratch_values<T, MAPPING>(2);
+    T* staged_memory = scratch + scratch_values<T, MAPPING>(3);
     T* kept = has(p, slopes_in_shared) ? staged_memory + threadIdx.x : nullptr;
     if (kept && has(p, staged_in_shared)) kept += group.slots * (pixels(p) | 1);
     const int threads = static_cast<int>(blockDim.x);
@@ -163,9 +163,11 @@ PYHAR_DEVICE void plane_backward(const Params& p, unsigned char* memory) {
         find_peak<T, TH, MAPPING>(p, group, n, plane, H, softmax, r, staged_memory, peak);
     }
 
-    T dot = T(0);
+    T dot = T(0), mean = T(0);
     if (softmax.on) {
-        T sums[2] = {T(0), T(0)};  // h*s, and the pixels whose e is the largest, 1
+        // Of h*s, of the pixels whose e is the largest, 1, and of h*t, for the gradient of beta: q sums to 0, and t less
+        // its mean makes the rounding of `dot` cancel, too.
+        T sums[3] = {T(0), T(0), T(0)};
         T* keep = kept;
 #pragma unroll 1
         for (Walk<V> at(p, group.lane, group.size); at.i < n; at.next(group.size)) {
@@ -174,7 +176,9 @@ PYHAR_DEVICE void plane_backward(const Params& p, unsigned char* memory) {
             slope.template of<V>(p, at, s);
 #pragma unroll
             for (int v = 0; v < V; ++v) {
+                const T t = e[v] - softmax.m;
                 e[v] = softmax.weight(e[v]);
+                if (p.d_beta && e[v] != T(0)) sums[2] += e[v] * r * t;
                 sums[0] += e[v] * r * s[v];
                 sums[1] += e[v] == T(1) ? T(1) : T(0);
                 if (keep) keep[v * threads] = s[v];
@@ -182,7 +186,7 @@ PYHAR_DEVICE void plane_backward(const Params& p, unsigned char* memory) {
             if (keep) keep += V * threads;
         }
         group.template reduce<Sum>(sums);
-        dot = sums[0];
+        dot = sums[0], mean = sums[2];
         if (p.g_confidence) {  // all that tie have the same h or window sum, and their shares add up to the gradient
             if (!peak.in_windows) peak.ties = sums[1];
             dot += peak.gradient * (peak.in_windows ? peak.largest : r);
@@ -231,7 +235,7 @@ PYHAR_DEVICE void plane_backward(const Params& p, unsigned char* memory) {
             for (int v = 0; v < V; ++v) {
                 const T q = e[v] * r * (s[v] - dot);
                 // Where q is 0, t may be infinite: under a mask, or out of range.
-                if (q != T(0)) d_beta += (logit[v] - softmax.m) * q;
+                if (q != T(0)) d_beta += (logit[v] - softmax.m - mean) * q;
                 s[v] = softmax.beta * q;
             }
         }

@@ -29,7 +29,8 @@ def load_host() -> ModuleType:
     """The backend on the CPU, the same module for all who load it."""
     if "cuda_on_host" not in sys.modules:
         spec = importlib.util.spec_from_file_location("cuda_on_host", ON_HOST)
-        assert spec and spec.loader
+        assert spec
+        assert spec.loader
         sys.modules["cuda_on_host"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules["cuda_on_host"])
     return sys.modules["cuda_on_host"]
@@ -151,7 +152,9 @@ def assert_close(got: dict[str, Tensor], wanted: dict[str, Tensor], computing: t
         allowed = (1e-12 if computing == torch.float64 else 1e-5) * want.abs().max()
         if got[name].dtype in (torch.float16, torch.bfloat16):
             allowed = allowed + torch.finfo(got[name].dtype).eps * want.abs() + 1e-7
-        assert bool((error <= allowed).all()), f"{name}: off by {float(error.max()):.3g}, largest {want.abs().max():.3g}"
+        assert bool((error <= allowed).all()), (
+            f"{name}: off by {float(error.max()):.3g}, largest {want.abs().max():.3g}"
+        )
 
 
 PLANES = [
@@ -192,7 +195,10 @@ PRODUCTS = [
     ({"b": 1, "j": 17, "c": 40, "y": 16, "x": 16}, "pose_and_appearance"),
     ({"b": 1, "j": 17, "c": 40, "y": 16, "x": 16, "dtype": torch.bfloat16}, "pose_and_appearance"),
     ({"b": 2, "j": 20, "c": 24, "y": 8, "x": 8, "layout": "channels_last"}, "appearance_forward"),
-    ({"b": 2, "j": 16, "c": 24, "y": 8, "x": 8, "layout": "channels_last", "dtype": torch.float16}, "appearance_forward"),
+    (
+        {"b": 2, "j": 16, "c": 24, "y": 8, "x": 8, "layout": "channels_last", "dtype": torch.float16},
+        "appearance_forward",
+    ),
     ({"b": 1, "j": 16, "c": 3, "y": 20, "x": 21, "layout": "transposed"}, "appearance_forward"),
     ({"b": 1, "j": 133, "c": 65, "y": 3, "x": 5, "dtype": torch.float64}, "pose_and_appearance"),
     ({"b": 1, "j": 2, "c": 4, "y": 9, "x": 8, "layout": "slice"}, "pose_and_appearance"),
@@ -210,7 +216,9 @@ def test_appearance(host: ModuleType, sizes: dict[str, Any], forward: str) -> No
     fused = forward == "pose_and_appearance"
     assert functions[: 1 if fused else 2] == ([forward] if fused else ["plane_forward", forward])
     assert functions[-3:] == ["appearance_to_planes", "appearance_to_features", "plane_backward"]
-    columns = {int(launch.kernel.arguments[-2]) for launch in host.launches if "appearance_to_planes" in launch.kernel.name}
+    columns = {
+        int(launch.kernel.arguments[-2]) for launch in host.launches if "appearance_to_planes" in launch.kernel.name
+    }
     assert columns == ({64} if sizes["b"] >= 140 else {16})
     assert_close(got, expected(case, upstream), got["xy"].dtype)
 
@@ -245,8 +253,8 @@ def test_mixed_types(host: ModuleType, types: tuple[str, str, str]) -> None:
     line = (*GRIDS["unit"](9), *GRIDS["unit"](7))
     host.exact.decode_forward(logits, features, depth, None, 0.7, line, False, stats, xy, z, confidence, appearance)
     wanted = expected(Case(logits, features, depth, None, "unit", False), upstream_of(case))
-    assert_close({"xy": xy, "z": z[..., 0], "confidence": confidence}, {n: wanted[n] for n in ("xy", "z", "confidence")},
-                 computing)  # fmt: skip
+    got = {"xy": xy, "z": z[..., 0], "confidence": confidence}
+    assert_close(got, {name: wanted[name] for name in got}, computing)
     rounding = max(torch.finfo(features.dtype).eps, 1e-5) if computing == torch.float32 else 1e-7
     assert float((appearance.double() - wanted["appearance"]).abs().max()) <= rounding * float(
         wanted["appearance"].abs().max()
@@ -279,7 +287,7 @@ def test_masks_and_planes_without_a_number(host: ModuleType) -> None:
         case.logits[0, 2, 3, 3] = NAN
     got = run(host.ahead, case, upstream_of(case))
     for name in ("xy", "z", "confidence", "appearance", "d_logits"):
-        empty = got[name][0].flatten(1).isnan()
+        empty = got[name][0].reshape(4, -1).isnan()
         assert empty.all(1).tolist() == [False, True, True, False], name
         assert empty.any(1).tolist() == [False, True, True, False], name
     assert not got["d_logits"][0, 0, :3].any()
@@ -331,7 +339,7 @@ SHARED = "memory[thread] = thread; {barrier} out[thread] = memory[threads - 1 - 
 )
 def test_the_stand_in_finds_what_a_device_leaves_undefined(host: ModuleType, body: str, finding: str | None) -> None:
     toy = host.compile_library(TOY % body).toy
-    results = []
+    found = set()
     for order in host.ORDERS:
         host.order = order
         out = torch.full((64,), -1, dtype=torch.int32)
@@ -339,12 +347,14 @@ def test_the_stand_in_finds_what_a_device_leaves_undefined(host: ModuleType, bod
         try:
             host.run_kernel(toy, address, 1, 64, 64 * 4)
         except host.KernelError as error:
-            assert finding
-            assert finding in str(error)
-            return
-        results.append(out.tolist())
-    same = all(result == results[0] for result in results)
-    assert same == (finding is None)
+            found.add(str(error))
+        else:
+            found.add(str(out.tolist()))
+    if finding == "orders differ":
+        assert len(found) > 1
+    else:
+        (only,) = found
+        assert only.startswith("[") if finding is None else finding in only
 
 
 def test_plans_ask_only_for_kernels_that_are_compiled_ahead() -> None:
@@ -355,8 +365,9 @@ def test_plans_ask_only_for_kernels_that_are_compiled_ahead() -> None:
     gradients = frozenset(("g_xy", "g_z", "g_confidence", "g_appearance", "d_logits", "d_features", "d_depth_logits"))
     for storage in cuda_variants.STORAGES:
         for y, x in shapes:
-            for b, j, c in ((1, 1, 1), (1, 16, 64), (2, 20, 576), (64, 17, 128), (3, 133, 40), (1, 512, 512)):
+            for b, j, c in ((1, 1, 1), (1, 16, 64), (2, 20, 576), (300, 17, 128), (3, 133, 40), (1, 512, 512)):
                 for innermost in (False, True):
+
                     def layout(n: int, s: str = storage, y: int = y, x: int = x, last: bool = innermost) -> Layout:
                         return Layout(s, (n * y * x, 1, n * x, n) if last else (n * y * x, y * x, x, 1), True)
 
