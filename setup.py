@@ -1,11 +1,13 @@
 """What pyproject.toml cannot say: where `pyhar.kernels` lies, and the native module that may be left out.
 
 Building needs no PyTorch. `PYHAR_NO_NATIVE=1` leaves the native module out; so does a machine without a working C++17
-compiler, with one line saying so.
+compiler, with one line saying so. Its CUDA kernels are compiled where an nvcc is found (`csrc/cuda/images.py`) and left
+out, with a line that says why, elsewhere or under `PYHAR_NO_CUDA=1`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CompileError, LinkError
 
+ROOT = Path(__file__).resolve().parent
 BUILD_ERRORS = (BaseError, CompileError, LinkError)
 OPENMP_PROBE = "#include <omp.h>\nint main() { return omp_get_max_threads() > 0 ? 0 : 1; }\n"
 
@@ -36,10 +39,15 @@ class BuildNative(build_ext):
         if self.links(openmp):
             ext.extra_compile_args.append(openmp)
             ext.extra_link_args += [] if microsoft else [openmp]
+        without_cuda = self.add_cuda(ext)
         try:
             super().build_extension(ext)
         except (*BUILD_ERRORS, OSError) as error:
             self.leave_out(ext, textwrap.shorten(f"its C++17 build failed: {error}", 160, placeholder=" ..."))
+        else:
+            if without_cuda:
+                reason = textwrap.shorten(without_cuda, 160, placeholder=" ...")
+                print(f"pyhar: installing without CUDA kernels compiled ahead: {reason}", file=sys.stderr, flush=True)
 
     def links(self, flag: str) -> bool:
         """Tell whether a program that uses OpenMP compiles and links with this flag."""
@@ -52,6 +60,24 @@ class BuildNative(build_ext):
             except (*BUILD_ERRORS, OSError):
                 return False
         return True
+
+    def add_cuda(self, ext: Pybind11Extension) -> str | None:
+        """Compile the CUDA kernels and put them into the module; return why they are left out, if they are."""
+        if os.environ.get("PYHAR_NO_CUDA", "0") not in ("", "0"):
+            return "PYHAR_NO_CUDA is set"
+        if not sys.platform.startswith("linux"):
+            return "they are offered on Linux"
+        spec = importlib.util.spec_from_file_location("images", ROOT / "csrc" / "cuda" / "images.py")
+        assert spec
+        assert spec.loader
+        images = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(images)
+        try:
+            folder, toolkit = images.compile_images()
+        except (images.NoImagesError, OSError) as error:
+            return str(error)
+        ext.define_macros += [("PYHAR_CUDA_IMAGES", f'"{folder}"'), ("PYHAR_CUDA_TOOLKIT", str(toolkit))]
+        return None
 
     def leave_out(self, ext: Pybind11Extension, reason: str) -> None:
         """Say why the module is missing and drop an older build of it, so that what runs is what was said."""
@@ -66,7 +92,7 @@ ParallelCompile().install()
 native = Pybind11Extension(
     "pyhar._native",
     sources=sorted(glob("csrc/*.cpp")),
-    depends=sorted(glob("csrc/**/*.h", recursive=True)),
+    depends=sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.cuh", recursive=True)),
     include_dirs=["csrc"],
     cxx_std=17,
     optional=True,  # setuptools then accepts that its file may be missing
@@ -74,10 +100,13 @@ native = Pybind11Extension(
 
 # A package called `kernels` belongs to somebody else on the package index, so the folder is installed inside pyhar.
 kernels = ["pyhar.kernels"] + [f"pyhar.kernels.{name}" for name in find_packages("kernels")]
+# Compiled at run time, so installed as text.
+cuda_source = "pyhar.kernels.cuda_source"
 
 setup(
-    packages=find_packages(include=["pyhar", "pyhar.*"]) + kernels,
-    package_dir={"pyhar.kernels": "kernels"},
+    packages=[*find_packages(include=["pyhar", "pyhar.*"]), *kernels, cuda_source],
+    package_dir={"pyhar.kernels": "kernels", cuda_source: "csrc/cuda"},
+    package_data={cuda_source: ["*.cuh"]},
     ext_modules=[native],
     cmdclass={"build_ext": BuildNative},
 )

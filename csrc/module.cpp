@@ -11,6 +11,8 @@
 #include "cpu/features.h"
 #include "cpu/parallel.h"
 #include "cpu/problem.h"
+#include "cuda/driver.h"
+#include "cuda/images.h"
 
 namespace py = pybind11;
 
@@ -85,6 +87,7 @@ py::dict build_info() {
     info["compiler"] = compiler();
     info["cpp_standard"] = "C++" + std::to_string(cpp_standard / 100 % 100);
     info["openmp"] = openmp;
+    info["cuda_toolkit"] = pyhar::cuda::toolkit;
     return info;
 }
 
@@ -140,11 +143,31 @@ void cpu_backward(const std::array<std::int64_t, 5>& size, bool wide, const pyha
     kernels.backward(p, out);
 }
 
+std::uintptr_t cuda_load(const std::string& storage) {
+    const void* const image = pyhar::cuda::image(storage);
+    if (!image) throw std::invalid_argument("no CUDA kernels for " + storage + " in this build");
+    return reinterpret_cast<std::uintptr_t>(pyhar::cuda::Driver::get().load(image));
+}
+
+std::uintptr_t cuda_function(std::uintptr_t module, const std::string& name) {
+    void* const place = reinterpret_cast<void*>(module);
+    return reinterpret_cast<std::uintptr_t>(pyhar::cuda::Driver::get().function(place, name.c_str()));
+}
+
+void cuda_launch(
+    std::uintptr_t function, std::uint64_t stream, const py::bytes& parameters, unsigned blocks, unsigned threads,
+    unsigned shared_bytes) {
+    const char* const address = PyBytes_AS_STRING(parameters.ptr());
+    pyhar::cuda::Driver::get().launch(
+        reinterpret_cast<void*>(function), stream, address, blocks, threads, shared_bytes);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
     m.doc() = "pyhar's native core. It takes plain addresses and sizes and works with any PyTorch.";
-    m.def("build_info", &build_info, "How this module was built: version, compiler, cpp_standard, openmp.");
+    m.def("build_info", &build_info, 
+          "How this module was built: version, compiler, cpp_standard, openmp, cuda_toolkit (13000 for 13.0, 0: none).");
     m.def("cpu_features", &pyhar::cpu_features,
           "Vector instruction sets that the CPU and operating system offer, named as in Linux's /proc/cpuinfo.");
     m.def("cpu_isa", [] { return std::string(pyhar::kernels().name); },
@@ -154,4 +177,11 @@ PYBIND11_MODULE(_native, m) {
     m.def("cpu_forward", &cpu_forward, "The forward of the CPU backend; see kernels/cpu.py, its only caller.");
     m.def("cpu_backward", &cpu_backward, "The backward of the CPU backend; see kernels/cpu.py, its only caller.");
     m.def("max_threads", &pyhar::max_threads, "Threads a parallel loop would use now; 1 without OpenMP.");
+    m.def("cuda_driver", [] {
+        const auto& driver = pyhar::cuda::Driver::get();
+        return py::make_tuple(driver.version(), driver.missing());
+    }, "The CUDA driver's version (12040 for 12.4; 0 without one), and why there is none.");
+    m.def("cuda_load", &cuda_load, "Loads the kernels for a storage type into the current context: a module's address.");
+    m.def("cuda_function", &cuda_function, "The address of a loaded module's kernel.");
+    m.def("cuda_launch", &cuda_launch, "Queues a kernel that takes one struct by value, on a row of blocks.");
 }

@@ -7,6 +7,7 @@ class BuildInfo(TypedDict):
     compiler: str
     cpp_standard: str
     openmp: bool
+    cuda_toolkit: int
 
 # A tensor: address, type (0 float16, 1 bfloat16, 2 float32, 3 float64), strides in elements.
 Map: TypeAlias = tuple[int, int, tuple[int, ...]]
@@ -58,4 +59,10 @@ def cpu_backward(
     d_depth: Map | None,
     d_beta: int,
     /,
+) -> None: ...
+def cuda_driver() -> tuple[int, str]: ...
+def cuda_load(storage: str) -> int: ...
+def cuda_function(module: int, name: str) -> int: ...
+def cuda_launch(
+    function: int, stream: int, parameters: bytes, blocks: int, threads: int, shared_bytes: int
 ) -> None: ...
