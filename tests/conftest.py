@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+# Without a GPU, Triton's kernels run in its interpreter; read when Triton is first imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     if importlib.util.find_spec("pyhar.kernels") is None:
