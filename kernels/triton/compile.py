@@ -6,13 +6,11 @@ constants and specialisations as at run time. `python -m pyhar.kernels.triton.co
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -133,7 +131,7 @@ def report(cases: Iterable[Case] = CASES, architectures: Iterable[int] = ARCHITE
     """Compile the launches of all cases; those that are the same kernel in the end are compiled once.
 
     Raises:
-        RuntimeError: Triton was imported to interpret kernels, not to compile them.
+        RuntimeError: Triton was imported to interpret kernels, not to compile them; or ptxas gave no report.
     """
     if not isinstance(softmax_forward_launch.__globals__["softmax_forward_kernel"], triton.JITFunction):
         raise RuntimeError("kernels are interpreted here: unset TRITON_INTERPRET before Triton is imported")
@@ -151,27 +149,25 @@ def report(cases: Iterable[Case] = CASES, architectures: Iterable[int] = ARCHITE
 
 def _compile(compiled: ASTSource, launch: Launch, variant: str, architecture: int) -> Resources:
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
-    binary = triton.compile(compiled, target=GPUTarget("cuda", architecture, WARP), options=options)
-    registers, spilled = _assembler_report(binary.asm["ptx"], architecture)
-    kernel = launch.kernel.__name__.removesuffix("_kernel")
-    return Resources("triton", kernel, variant, f"sm_{architecture}", registers, int(binary.metadata.shared), spilled)
-
-
-def _assembler_report(ptx: str, architecture: int) -> tuple[int, int]:
-    """Return registers a thread and bytes spilled, as ptxas says them."""
-    tools = triton.knobs.nvidia
-    tool = tools.ptxas_blackwell if architecture >= 100 else tools.ptxas
-    target = re.search(r"^\.target\s+(\w+)", ptx, re.MULTILINE)
-    assert target is not None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.ptx")
-        path.write_text(ptx)
-        command = [tool.path, "-v", f"--gpu-name={target[1]}", str(path), "-o", os.devnull]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    registers = re.search(r"Used (\d+) registers", said)
-    spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    assert registers is not None and spilled is not None, said
-    return int(registers[1]), int(spilled[1]) + int(spilled[2])
+    target = GPUTarget("cuda", architecture, WARP)
+    knobs = triton.knobs
+    with knobs.nvidia.scope(), knobs.compilation.scope(), contextlib.redirect_stdout(io.StringIO()) as said:
+        knobs.compilation.always_compile = True  # what comes from the cache has no assembler's report
+        knobs.nvidia.dump_ptxas_log = True
+        binary = triton.compile(compiled, target=target, options=options)
+    registers = re.search(r"Used (\d+) registers", said.getvalue())
+    spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said.getvalue())
+    if registers is None or spilled is None:
+        raise RuntimeError(f"ptxas did not say what the kernel takes: {said.getvalue()!r}")
+    return Resources(
+        "triton",
+        launch.kernel.__name__.removesuffix("_kernel"),
+        variant,
+        f"sm_{architecture}",
+        int(registers[1]),
+        int(binary.metadata.shared),
+        int(spilled[1]) + int(spilled[2]),
+    )
 
 
 if __name__ == "__main__":

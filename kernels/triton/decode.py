@@ -161,6 +161,7 @@ def decode_forward_launch(
         joints_innermost=Layout.of(logits).joints_innermost(),
         item_bytes=logits.element_size(),
         double=T.itemsize == 8,
+        neighbours=window and confidence is not None,
     )
     arguments, constants = maps_arguments(logits=logits, depth=depth_logits if z is not None else None)
     arguments |= beta_arguments(beta, scale) | grid_arguments(grid) | size_arguments(logits)

@@ -59,17 +59,17 @@ def plan_planes(
         joints_innermost: the maps are channels_last: neighbouring joints, not pixels, are neighbours in memory.
         item_bytes: bytes of a stored logit.
         double: computed in float64.
-        neighbours: each pixel needs its eight neighbours (the gradient of the confidence "window").
+        neighbours: each pixel needs some of its eight neighbours (the confidence "window").
     """
-    most = TILE_VALUES >> max(double + 2 * neighbours, 2 * joints_innermost)
+    most = TILE_VALUES >> (double + neighbours + (neighbours or joints_innermost) + joints_innermost)
     if joints_innermost:
         planes = min(power_of_two(joints), SECTOR_BYTES // item_bytes)
     else:
         planes = max(1, min(power_of_two(joints), (SMALL_TILE_VALUES >> neighbours) // power_of_two(pixels)))
     columns = min(power_of_two(pixels), most // planes)
     path = STREAMED if pixels > columns else PLANE if planes == 1 else PLANES
-    warps = planes * columns // (VALUES_A_WARP >> (neighbours or planes > 1))
-    return Tile(path, planes, columns, max(1, min(MOST_WARPS, warps)))
+    warps = planes * columns // (VALUES_A_WARP >> (double + max(2 * neighbours, planes > 1)))
+    return Tile(path, planes, columns, max(1, min(MOST_WARPS << neighbours, warps)))
 
 
 def plan_pooling(
