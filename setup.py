@@ -1,7 +1,7 @@
 """What pyproject.toml cannot say: where `pyhar.kernels` lies, and the native module that may be left out.
 
 Building needs no PyTorch. `PYHAR_NO_NATIVE=1` leaves the native module out; so does a machine without a working C++17
-compiler, with one line saying so. Its CUDA kernels are compiled where an nvcc is found (`csrc/cuda/images.py`) and left
+compiler, with one line saying so. Its CUDA kernels are compiled where an nvcc is found (`csrc/cuda_images.py`) and left
 out, with a line that says why, elsewhere or under `PYHAR_NO_CUDA=1`.
 """
 
@@ -67,7 +67,7 @@ class BuildNative(build_ext):
             return "PYHAR_NO_CUDA is set"
         if not sys.platform.startswith("linux"):
             return "they are offered on Linux"
-        spec = importlib.util.spec_from_file_location("images", ROOT / "csrc" / "cuda" / "images.py")
+        spec = importlib.util.spec_from_file_location("cuda_images", ROOT / "csrc" / "cuda_images.py")
         assert spec
         assert spec.loader
         images = importlib.util.module_from_spec(spec)
@@ -106,7 +106,6 @@ cuda_source = "pyhar.kernels.cuda_source"
 setup(
     packages=[*find_packages(include=["pyhar", "pyhar.*"]), *kernels, cuda_source],
     package_dir={"pyhar.kernels": "kernels", cuda_source: "csrc/cuda"},
-    package_data={cuda_source: ["*.cuh"]},
     ext_modules=[native],
     cmdclass={"build_ext": BuildNative},
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,12 @@ from pyhar.kernels.cuda_plan import ADDRESSES, STORAGE, STRIDED, Call, Layout, P
 Grid = tuple[float, float, float, float]
 NO_GRID = (1.0, 0.0, 1.0, 0.0)
 KEPT_PLANS = 4096
+
+# The tensors of a call are given in the order of `ADDRESSES`, without the workspace at its end.
+NAMES = ADDRESSES[:-2]
+_strided = [NAMES.index(name) for name in STRIDED]
+_contiguous = [i for i, name in enumerate(NAMES) if name not in (*STRIDED, "beta")]
+_beta = NAMES.index("beta")
 
 
 class Runner(Protocol):
@@ -32,58 +38,57 @@ class Calls(NamedTuple):
 
 def calls(run: Runner, exact: bool) -> Calls:
     """Return the functions of the contract, served by `run`; `exact` as in `plan`."""
-    plans: dict[tuple[Call, bool], Plan] = {}
+    plans: dict[tuple[Any, ...], Plan] = {}
 
-    def serve(backward: bool, tensors: dict[str, Tensor | None], scale: float, grid: Grid, window: bool) -> None:
-        given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-        logits, features, beta = given["logits"], given.get("features"), given.get("beta")
-        b, j, y, x = logits.shape
-        call = Call(
-            (b, j, 0 if features is None else features.shape[1], y, x),
-            tuple(Layout.of(given.get(name)) for name in STRIDED),
-            None if beta is None else (STORAGE[beta.dtype], *beta.stride()),
+    def serve(backward: bool, tensors: tuple[Tensor | None, ...], scale: float, grid: Grid, window: bool) -> None:
+        logits, features, beta = tensors[0], tensors[1], tensors[_beta]
+        assert logits is not None
+        addresses = [0 if t is None else t.data_ptr() for t in tensors]
+        # All that the plan depends on, as it is found: that is quicker than describing it.
+        key: tuple[Any, ...] = (
+            backward,
             scale,
             grid,
             window,
-            "stats" in given,
-            frozenset(given),
+            logits.shape,
+            0 if features is None else features.shape[1],
         )
-        key = (call, backward)
+        for i in _strided:
+            if (t := tensors[i]) is not None:
+                key += (i, t.dtype, t.stride(), addresses[i] % 16)
+        key += (None if beta is None else (beta.dtype, beta.stride()), *(tensors[i] is None for i in _contiguous))
         found = plans.get(key)
         if found is None:
             if len(plans) >= KEPT_PLANS:
                 plans.clear()
-            found = plans[key] = plan(call, backward, exact)
+            found = plans[key] = plan(_describe(tensors, scale, grid, window), backward, exact)
         if not found.launches:
             return
-        workspace = {}  # held until the launches are queued; the memory then serves later work of the same stream
-        computing = torch.float64 if any(t.dtype == torch.float64 for t in _inputs(given)) else torch.float32
-        for name, values in (("pooled_gradient", found.pooled_gradient), ("staged", found.staged)):
+        workspace = []  # held until the launches are queued; the memory then serves later work of the same stream
+        for values in (found.pooled_gradient, found.staged):
             if values:
-                workspace[name] = torch.empty(values, dtype=computing, device=logits.device)
-        given |= workspace
-        addresses = [given[name].data_ptr() if name in given else 0 for name in ADDRESSES]
+                workspace.append(torch.empty(values, dtype=found.computing, device=logits.device))
+            addresses.append(workspace[-1].data_ptr() if values else 0)
         run(found, pack_addresses(*addresses) + found.parameters, logits.device)
 
     def softmax_forward(logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, probs: Tensor) -> None:
-        tensors = {"logits": logits, "beta": beta, "stats": stats, "probs": probs}
+        tensors = (logits, None, None, beta, stats, probs, *(None,) * 13)
         serve(False, tensors, scale, NO_GRID, False)
 
     def softmax_backward(
         logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, g_probs: Tensor | None,
         d_logits: Tensor | None, d_beta: Tensor | None,
     ) -> None:  # fmt: skip
-        tensors = {"logits": logits, "beta": beta, "stats": stats, "g_probs": g_probs}
-        serve(True, tensors | {"d_logits": d_logits, "d_beta": d_beta}, scale, NO_GRID, False)
+        tensors = (logits, None, None, beta, stats, *(None,) * 5, g_probs, *(None,) * 4, d_logits, None, None, d_beta)
+        serve(True, tensors, scale, NO_GRID, False)
 
     def decode_forward(
         logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None, scale: float,
         grid: Grid, window: bool, stats: Tensor | None, xy: Tensor | None, z: Tensor | None,
         confidence: Tensor | None, appearance: Tensor | None,
     ) -> None:  # fmt: skip
-        tensors = {"logits": logits, "features": features, "depth_logits": depth_logits, "beta": beta, "stats": stats}
-        tensors |= {"xy": xy, "z": z, "confidence": confidence, "appearance": appearance}
-        serve(False, tensors, scale, tuple(map(float, grid)), window)  # type: ignore[arg-type]
+        inputs = (logits, features, depth_logits, beta, stats)
+        serve(False, (*inputs, None, xy, z, confidence, appearance, *(None,) * 9), scale, grid, window)
 
     def decode_backward(
         logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None, scale: float,
@@ -91,15 +96,26 @@ def calls(run: Runner, exact: bool) -> Calls:
         g_confidence: Tensor | None, g_appearance: Tensor | None, d_logits: Tensor | None, d_features: Tensor | None,
         d_depth_logits: Tensor | None, d_beta: Tensor | None,
     ) -> None:  # fmt: skip
-        tensors = {"logits": logits, "features": features, "depth_logits": depth_logits, "beta": beta, "stats": stats}
-        tensors |= {"g_xy": g_xy, "g_z": g_z, "g_confidence": g_confidence, "g_appearance": g_appearance}
-        tensors |= {"d_logits": d_logits, "d_features": d_features, "d_depth_logits": d_depth_logits, "d_beta": d_beta}
         if d_features is not None and g_appearance is None:
             d_features.zero_()
-        serve(True, tensors, scale, tuple(map(float, grid)), window)  # type: ignore[arg-type]
+        inputs = (logits, features, depth_logits, beta, stats, *(None,) * 5, None, g_xy, g_z, g_confidence)
+        serve(True, (*inputs, g_appearance, d_logits, d_features, d_depth_logits, d_beta), scale, grid, window)
 
     return Calls(softmax_forward, softmax_backward, decode_forward, decode_backward)
 
 
-def _inputs(given: dict[str, Tensor]) -> list[Tensor]:
-    return [given[name] for name in ("logits", "features", "depth_logits") if name in given]
+def _describe(tensors: tuple[Tensor | None, ...], scale: float, grid: Grid, window: bool) -> Call:
+    """Return what `plan` wants to know of a call."""
+    given = {name: tensor for name, tensor in zip(NAMES, tensors, strict=True) if tensor is not None}
+    b, j, y, x = given["logits"].shape
+    features, beta = given.get("features"), given.get("beta")
+    return Call(
+        (b, j, 0 if features is None else features.shape[1], y, x),
+        tuple(Layout.of(given.get(name)) for name in STRIDED),
+        None if beta is None else (STORAGE[beta.dtype], *beta.stride()),
+        scale,
+        grid,
+        window,
+        "stats" in given,
+        frozenset(given),
+    )

@@ -100,6 +100,7 @@ class Plan(NamedTuple):
     parameters: bytes
     """`Params` without the addresses"""
     constants: Constants
+    computing: torch.dtype
     pooled_gradient: int
     """values of workspace in the computing type; also the next"""
     staged: int
@@ -284,6 +285,7 @@ def plan(call: Call, backward: bool, exact: bool) -> Plan:
         launches,
         parameters,
         Constants(joints, channels, y, x, planner.flags),
+        torch.float64 if planner.t == "double" else torch.float32,
         images * joints * y * x if pooled else 0,
         planner.staged,
     )

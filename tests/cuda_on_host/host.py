@@ -61,8 +61,11 @@ def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None
     return None
 
 
-def compile_library(text: str, *options: str) -> ctypes.CDLL:
-    """Return the library made of `text`, from the cache if it is there."""
+def compile_library(text: str, *options: str, shared: bool = False) -> ctypes.CDLL:
+    """Return the library made of `text`, from the cache if it is there.
+
+    Only with `shared` do other libraries see its symbols: kernels for other sizes have the same names.
+    """
     own = [(HERE / name).read_text() for name in ("stand_in.hpp", "runner.cpp")]
     name = cuda_sources.digest(text, *options, *FLAGS, *own)
     cache = Path(tempfile.gettempdir()) / f"pyhar-cuda-on-host-{os.getuid()}"
@@ -78,12 +81,12 @@ def compile_library(text: str, *options: str) -> ctypes.CDLL:
             if result.returncode:
                 raise KernelError(f"g++ fails: {result.stderr[:2000]}")
             made.replace(library)
-    return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL if shared else ctypes.RTLD_LOCAL)
 
 
 @functools.cache
 def _runner() -> Any:
-    run = compile_library((HERE / "runner.cpp").read_text()).run_kernel
+    run = compile_library((HERE / "runner.cpp").read_text(), shared=True).run_kernel
     run.argtypes = (*(ctypes.c_void_p,) * 2, ctypes.c_longlong, *(ctypes.c_int,) * 3, ctypes.c_uint)
     return run
 

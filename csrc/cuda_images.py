@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+HEADERS = ROOT / "csrc" / "cuda"
 ARCHITECTURES = (80, 90, 100)
 # All images come of one PTX: no kernel uses what only later devices have, and it takes most of the time.
 VIRTUAL = 80
@@ -89,7 +89,7 @@ def compile_images() -> tuple[Path, int]:
     options = ["-std=c++17", "-O3", "-fatbin", "-gencode", f"arch=compute_{VIRTUAL},code=[{codes}]"]
     kinds = variants()
     sources = {storage: kinds.source(kinds.ahead_of_time(storage)) for storage in kinds.STORAGES}
-    texts = [path.read_text() for path in sorted(HERE.glob("*.cuh"))]
+    texts = [path.read_text() for path in sorted(HEADERS.glob("*.cuh"))]
     made_of = [f"{major}.{minor}", *options, *texts, *sources.values()]
     folder = ROOT / "build" / "cuda" / hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def compile_images() -> tuple[Path, int]:
             return
         source, unfinished = folder / f"{storage}.cu", folder / f"{storage}.{os.getpid()}.fatbin"
         source.write_text(sources[storage])
-        command = [nvcc, *options, f"-I{HERE}", str(source), "-o", str(unfinished)]
+        command = [nvcc, *options, f"-I{HEADERS}", str(source), "-o", str(unfinished)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             errors = [line for line in (result.stderr + result.stdout).splitlines() if "error" in line.lower()]
