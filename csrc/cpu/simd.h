@@ -13,11 +13,13 @@
 
 #if defined(__GNUC__) || defined(__clang__)
 #define PYHAR_INLINE inline __attribute__((always_inline))
+#define PYHAR_LAMBDA_INLINE __attribute__((always_inline))
 #define PYHAR_NOINLINE __attribute__((noinline))
 #define PYHAR_UNROLL _Pragma("GCC unroll 16")
 #define PYHAR_RESTRICT __restrict__
 #else
 #define PYHAR_INLINE inline
+#define PYHAR_LAMBDA_INLINE
 #define PYHAR_NOINLINE
 #define PYHAR_UNROLL
 #define PYHAR_RESTRICT __restrict
@@ -186,6 +188,14 @@ PYHAR_INLINE Vec<float> smaller<float>(Vec<float> a, Vec<float> b) {
     return _mm256_min_ps(a, b);
 }
 #endif
+
+PYHAR_INLINE void prefetch(const void* p) {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(p, 0, 2);
+#else
+    (void)p;
+#endif
+}
 
 // Across the lanes, in a fixed order.
 template <class T>
