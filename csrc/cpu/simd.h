@@ -200,12 +200,25 @@ PYHAR_INLINE void prefetch(const void* p) {
 // Across the lanes, in a fixed order.
 template <class T>
 PYHAR_INLINE T sum_lanes(Vec<T> v) {
+#ifdef PYHAR_AVX512
+    if constexpr (sizeof(T) == 4) {
+        return _mm512_reduce_add_ps(v);
+    } else {
+        return _mm512_reduce_add_pd(v);
+    }
+#else
     T a[lanes<T>];
     store<T>(a, v);
-    for (std::int64_t half = lanes<T> / 2; half > 0; half /= 2) {
-        for (std::int64_t i = 0; i < half; ++i) a[i] += a[i + half];
+    if constexpr (lanes<T> == 8) {
+        return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
+    } else if constexpr (lanes<T> == 4) {
+        return (a[0] + a[2]) + (a[1] + a[3]);
+    } else if constexpr (lanes<T> == 2) {
+        return a[0] + a[1];
+    } else {
+        return a[0];
     }
-    return a[0];
+#endif
 }
 
 template <class T>
