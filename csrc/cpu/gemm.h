@@ -22,11 +22,12 @@ template <class T>
 constexpr std::int64_t panel_step = panel_columns + lanes<T>;
 
 // C[i][n] = sum over k of A(k, i) * B[k][n], or that added to C, for `rows` i and `vectors` vectors of n, the last of
-// which has `last` columns if `partial`. A(k, i) is a[k*a_step + i]; if `across`, a[k + i*panel_step] instead.
-template <class T, int rows, int vectors, bool across, bool partial>
+// which has `last` columns if `partial`. A(k, i) is a[k*a_step + i]. With `fetch`, rows like those of B at `ahead` are
+// brought into the cache on the way.
+template <class T, int rows, int vectors, bool partial, bool fetch>
 PYHAR_NOINLINE void tile(std::int64_t depth, const T* PYHAR_RESTRICT a, std::int64_t a_step, const T* PYHAR_RESTRICT b,
-                         std::int64_t b_step, T* PYHAR_RESTRICT c, std::int64_t c_step, bool add, std::int64_t last) {
-    constexpr int row_step = across ? static_cast<int>(panel_step<T>) : 1;
+                         std::int64_t b_step, T* PYHAR_RESTRICT c, std::int64_t c_step, bool add, std::int64_t last,
+                         const T* ahead) {
     Vec<T> sum[rows][vectors];
     PYHAR_UNROLL
     for (int i = 0; i < rows; ++i) {
@@ -42,11 +43,16 @@ PYHAR_NOINLINE void tile(std::int64_t depth, const T* PYHAR_RESTRICT a, std::int
         }
         PYHAR_UNROLL
         for (int i = 0; i < rows; ++i) {
-            const Vec<T> left = splat<T>(a[i * row_step]);
+            const Vec<T> left = splat<T>(a[i]);
             PYHAR_UNROLL
             for (int v = 0; v < vectors; ++v) sum[i][v] += left * row[v];
         }
-        a += across ? 1 : a_step;
+        if constexpr (fetch) {
+            prefetch(ahead);
+            if (vectors * sizeof(Vec<T>) > 64) prefetch(ahead + 64 / sizeof(T));
+            ahead += b_step;
+        }
+        a += a_step;
         b += b_step;
     }
     PYHAR_UNROLL
@@ -66,17 +72,96 @@ PYHAR_NOINLINE void tile(std::int64_t depth, const T* PYHAR_RESTRICT a, std::int
 }
 
 template <class T>
-using Tile = void (*)(std::int64_t, const T*, std::int64_t, const T*, std::int64_t, T*, std::int64_t, bool, std::int64_t);
+using Tile = void (*)(std::int64_t, const T*, std::int64_t, const T*, std::int64_t, T*, std::int64_t, bool, std::int64_t,
+                      const T*);
 
-template <class T, int vectors, bool across, bool partial, int... i>
+template <class T, int vectors, bool partial, bool fetch, int... i>
 PYHAR_INLINE Tile<T> tile_of(int rows, std::integer_sequence<int, i...>) {
-    static constexpr Tile<T> table[] = {&tile<T, i + 1, vectors, across, partial>...};
+    static constexpr Tile<T> table[] = {&tile<T, i + 1, vectors, partial, fetch>...};
     return table[rows - 1];
 }
 
-template <class T, int vectors, bool across, bool partial>
+template <class T, int vectors, bool partial, bool fetch>
 PYHAR_INLINE Tile<T> tile_of(std::int64_t rows) {
-    return tile_of<T, vectors, across, partial>(static_cast<int>(rows), std::make_integer_sequence<int, tile_rows>{});
+    return tile_of<T, vectors, partial, fetch>(static_cast<int>(rows), std::make_integer_sequence<int, tile_rows>{});
+}
+
+// Rows to be copied into a panel, whole vectors, while something else is computed; none if rows is 0.
+template <class T>
+struct Copy {
+    const T* from = nullptr;
+    std::int64_t from_step = 0;
+    T* to = nullptr;
+    std::int64_t rows = 0, columns = 0;
+    const T* ahead = nullptr;  // rows to be brought into the cache, for the copy after this one
+};
+
+template <class T>
+PYHAR_INLINE void copy_vector(const Copy<T>& copy, std::int64_t row, std::int64_t column) {
+    prefetch(copy.ahead + row * copy.from_step + column);
+    store<T>(copy.to + row * panel_step<T> + column, load<T>(copy.from + row * copy.from_step + column));
+}
+
+// C[i][n] = sum over k of a[k + i*panel_step] * b[k*b_step + n], or that added to C, for `rows` i and `vectors` vectors of
+// n; meanwhile the next panel is copied.
+template <class T, int rows, int vectors>
+PYHAR_NOINLINE void tile_across(std::int64_t depth, const T* PYHAR_RESTRICT a, const T* PYHAR_RESTRICT b,
+                                std::int64_t b_step, T* PYHAR_RESTRICT c, std::int64_t c_step, bool add,
+                                const Copy<T>& next) {
+    Vec<T> sum[rows][vectors];
+    PYHAR_UNROLL
+    for (int i = 0; i < rows; ++i) {
+        PYHAR_UNROLL
+        for (int v = 0; v < vectors; ++v) sum[i][v] = Vec<T>{};
+    }
+    const auto step = [&]() PYHAR_LAMBDA_INLINE {
+        Vec<T> row[vectors];
+        PYHAR_UNROLL
+        for (int v = 0; v < vectors; ++v) row[v] = load<T>(b + v * lanes<T>);
+        PYHAR_UNROLL
+        for (int i = 0; i < rows; ++i) {
+            const Vec<T> left = splat<T>(a[i * panel_step<T>]);
+            PYHAR_UNROLL
+            for (int v = 0; v < vectors; ++v) sum[i][v] += left * row[v];
+        }
+        ++a;
+        b += b_step;
+    };
+    const Copy<T> copy = next;
+    std::int64_t k = 0, copied = 0;
+    for (; copied < copy.rows && k + copy.columns / lanes<T> <= depth; ++copied) {
+        for (std::int64_t i = 0; i < copy.columns; i += lanes<T>, ++k) {
+            copy_vector(copy, copied, i);
+            step();
+        }
+    }
+    for (; k < depth; ++k) step();
+    for (; copied < copy.rows; ++copied) {
+        for (std::int64_t i = 0; i < copy.columns; i += lanes<T>) copy_vector(copy, copied, i);
+    }
+    PYHAR_UNROLL
+    for (int i = 0; i < rows; ++i) {
+        PYHAR_UNROLL
+        for (int v = 0; v < vectors; ++v) {
+            T* p = c + i * c_step + v * lanes<T>;
+            if (add) sum[i][v] += load<T>(p);
+            store<T>(p, sum[i][v]);
+        }
+    }
+}
+
+template <class T>
+using TileAcross = void (*)(std::int64_t, const T*, const T*, std::int64_t, T*, std::int64_t, bool, const Copy<T>&);
+
+template <class T, int vectors, int... i>
+PYHAR_INLINE TileAcross<T> tile_across_of(int rows, std::integer_sequence<int, i...>) {
+    static constexpr TileAcross<T> table[] = {&tile_across<T, i + 1, vectors>...};
+    return table[rows - 1];
+}
+
+template <class T, int vectors>
+PYHAR_INLINE TileAcross<T> tile_across_of(std::int64_t rows) {
+    return tile_across_of<T, vectors>(static_cast<int>(rows), std::make_integer_sequence<int, tile_rows>{});
 }
 
 // Splits `count` rows into tiles of nearly equal height: body(first, rows).
@@ -91,22 +176,26 @@ PYHAR_INLINE void each_tile(std::int64_t count, const Body& body) {
     }
 }
 
-// C[i][n] (+)= sum over k < depth of a[k*a_step + i] * b[k*b_step + n] for i < rows, n < columns.
+// C[i][n] (+)= sum over k < depth of a[k*a_step + i] * b[k*b_step + n] for i < rows, n < columns. If `next` is not null,
+// B comes from far away, and the matrix at `next` is what will be read after it.
 template <class T>
 void outer_product(std::int64_t rows, std::int64_t columns, std::int64_t depth, const T* a, std::int64_t a_step, const T* b,
-                   std::int64_t b_step, T* c, std::int64_t c_step, bool add) {
+                   std::int64_t b_step, T* c, std::int64_t c_step, bool add, const T* next = nullptr) {
     constexpr std::int64_t pair = 2 * lanes<T>;
     std::int64_t n = 0;
     for (; n + pair <= columns; n += pair) {
+        const T* ahead = next == nullptr ? nullptr : n + 2 * pair <= columns ? b + n + pair : next;
         each_tile(rows, [&](std::int64_t i, std::int64_t height) {
-            tile_of<T, 2, false, false>(height)(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, add, 0);
+            const bool fetch = i == 0 && ahead != nullptr;
+            const Tile<T> f = fetch ? tile_of<T, 2, false, true>(height) : tile_of<T, 2, false, false>(height);
+            f(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, add, 0, ahead);
         });
     }
     for (; n < columns; n += lanes<T>) {
         const std::int64_t last = columns - n;
         each_tile(rows, [&](std::int64_t i, std::int64_t height) {
-            const Tile<T> f = last < lanes<T> ? tile_of<T, 1, false, true>(height) : tile_of<T, 1, false, false>(height);
-            f(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, add, last);
+            const Tile<T> f = last < lanes<T> ? tile_of<T, 1, true, false>(height) : tile_of<T, 1, false, false>(height);
+            f(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, add, last, nullptr);
         });
     }
 }

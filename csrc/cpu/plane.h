@@ -87,15 +87,20 @@ T peak_logit(const T* logits, std::int64_t pixels, T beta) {
 // e = exp(beta * (logit - m)) of a vector, 0 where masked.
 template <class T>
 struct Exponentials {
-    Vec<T> beta, m;
+    Vec<T> rate, m;  // rate: beta in powers of two
+    bool positive;   // then rate * t is minus infinity where t is, and e is 0 by itself
 
-    Exponentials(T beta_, T m_) : beta(splat<T>(beta_)), m(splat<T>(m_ == -infinity<T> ? T(0) : m_)) {}
+    Exponentials(T beta, T m_) : m(splat<T>(m_ == -infinity<T> ? T(0) : m_)), positive(beta > T(0)) {
+        const T finite = std::numeric_limits<T>::max(), product = beta * Exponential<T>::log2e;
+        rate = splat<T>(product > finite ? finite : product < -finite ? -finite : product);
+    }
 
     PYHAR_INLINE Vec<T> below(Vec<T> logits) const { return logits - m; }
 
     PYHAR_INLINE Vec<T> operator()(Vec<T> logits) const {
         const Vec<T> t = below(logits);
-        const Vec<T> e = exp_nonpositive<T>(beta * t);
+        const Vec<T> e = exp2_nonpositive<T>(rate * t);
+        if (positive) return e;
         return t == splat<T>(-infinity<T>) ? Vec<T>{} : e;
     }
 };
@@ -122,8 +127,8 @@ struct Moments {
 };
 
 template <class T, bool softmax, bool coordinates, bool deep>
-Moments<T> moments(const T* logits, const T* depth, std::int64_t pixels, const Exponentials<T>& exponentials, Grid<T> grid,
-                   T* e_out) {
+Moments<T> moments(const T* logits, const T* depth, std::int64_t pixels, T beta, T m, Grid<T> grid, T* e_out) {
+    const Exponentials<T> exponentials(beta, m);
     Moments<T> total{};
     for (std::int64_t begin = 0; begin < pixels; begin += stretch) {
         const std::int64_t end = begin + stretch < pixels ? begin + stretch : pixels;

@@ -52,11 +52,11 @@ public:
     }
 
     // Joints whose planes are taken together: one where they lie in memory as they are computed with; where their numbers
-    // alternate, as many as share a cache line and fit the second-level cache.
+    // alternate, as many as fit the second-level cache, since others' numbers come in the same cache lines.
     std::int64_t together(bool planar) const {
         if (planar) return 1;
         const std::int64_t fit = (std::int64_t{1} << 18) / (size_.pixels() * static_cast<std::int64_t>(sizeof(T)));
-        return least(fit < 1 ? 1 : fit > 16 ? 16 : fit, size_.joints);
+        return least(fit < 1 ? 1 : fit > 64 ? 64 : fit, size_.joints);
     }
 
 private:
@@ -113,11 +113,10 @@ void planes_forward(const Pose<T>& pose, const ForwardOutputs& out, std::int64_t
         T* e = e_out != nullptr ? e_out + k * e_step : e_own != nullptr ? e_own + k * step : nullptr;
         const T beta = pose.beta(b, j + k);
         const T m = pose.softmax() ? peak_logit<T>(row, pixels, beta) : T(0);
-        const Exponentials<T> exponentials(beta, m);
         const auto sums = [&](auto softmax, auto coordinates) {
             constexpr bool s = decltype(softmax)::value, c = decltype(coordinates)::value;
-            return deep ? moments<T, s, c, true>(row, d.rows + k * d.step, pixels, exponentials, pose.grid(), e)
-                        : moments<T, s, c, false>(row, nullptr, pixels, exponentials, pose.grid(), e);
+            return deep ? moments<T, s, c, true>(row, d.rows + k * d.step, pixels, beta, m, pose.grid(), e)
+                        : moments<T, s, c, false>(row, nullptr, pixels, beta, m, pose.grid(), e);
         };
         const std::true_type yes{};
         const std::false_type no{};

@@ -71,14 +71,16 @@ void product_over_rows(const Features<T>& features, std::int64_t rows, std::int6
     each_piece(begin, end, panel_columns, [&](std::int64_t w, std::int64_t columns) {
         each_piece(0, rows, group_rows, [&](std::int64_t u, std::int64_t height) {
             Block<const T> block{panel, panel_step<T>};
+            const T* next = nullptr;
             if (panel == nullptr) {
                 const Block<T> whole = features.from(u, w);
                 block = {whole.rows, whole.step};
+                next = u + height < rows ? whole.rows + height * whole.step : whole.rows;
             } else {
                 features.load(u, height, w, columns, panel, panel_step<T>);
             }
             outer_product<T>(joints, columns, height, left + u * left_step, left_step, block.rows, block.step,
-                             out + (w - begin), out_step, u > 0);
+                             out + (w - begin), out_step, u > 0, next);
         });
     });
 }
@@ -98,33 +100,60 @@ void product_over_columns(const Features<T>& features, std::int64_t columns, std
                           std::int64_t joints, T* out, std::int64_t out_step) {
     Frame frame;
     const std::int64_t few = joints_left_over<T>(joints), many = joints - few;
-    T* panel = scratch<T>(tile_rows * panel_step<T>);
+    T* panels[2] = {scratch<T>(tile_rows * panel_step<T>), scratch<T>(tile_rows * panel_step<T>)};
     Vec<T>* sums = reinterpret_cast<Vec<T>*>(scratch<T>((few + 1) * tile_rows * lanes<T>));
+    // The panels in the order in which they are worked on.
+    struct Piece {
+        std::int64_t u, height, w, width;
+    };
+    const std::int64_t across = (columns + panel_columns - 1) / panel_columns;
+    const std::int64_t wide = round_up<T>((columns + across - 1) / across);
+    Piece* pieces = scratch<Piece>(((end - begin) / tile_rows + 2 * ((end - begin) / group_rows) + 3) * across);
+    std::int64_t count = 0;
     each_piece(begin, end, group_rows, [&](std::int64_t group, std::int64_t group_height) {
         each_tile(group_height, [&](std::int64_t first, std::int64_t height) {
-            const std::int64_t u = group + first;
-            T* to = out + (u - begin) * out_step;
-            each_piece(0, columns, panel_columns, [&](std::int64_t w, std::int64_t width) {
-                features.load(u, height, w, width, panel, panel_step<T>);
-                const T* r = right + w * right_step;
-                std::int64_t j = 0;
-                for (; j + 2 * lanes<T> <= many; j += 2 * lanes<T>) {
-                    tile_of<T, 2, true, false>(height)(width, panel, 1, r + j, right_step, to + j, out_step, w > 0, 0);
-                }
-                for (; j < many; j += lanes<T>) {
-                    tile_of<T, 1, true, false>(height)(width, panel, 1, r + j, right_step, to + j, out_step, w > 0, 0);
-                }
-                for (std::int64_t i = 0; i < few; ++i) {
-                    dots<T>(height, width, panel, transposed + (many + i) * transposed_step + w, sums + i * tile_rows, w > 0);
-                }
-            });
-            for (std::int64_t i = 0; i < few; ++i) {
-                for (std::int64_t k = 0; k < height; ++k) {
-                    to[k * out_step + many + i] = sum_lanes<T>(sums[i * tile_rows + k]);
-                }
+            for (std::int64_t w = 0; w < columns; w += wide) {
+                pieces[count++] = {group + first, height, w, columns - w < wide ? columns - w : wide};
             }
         });
     });
+    const bool weave = features.direct() && many > 0;
+    bool ready = false;  // whether the panel has been copied already
+    for (std::int64_t i = 0; i < count; ++i) {
+        const Piece& piece = pieces[i];
+        T* panel = panels[i % 2];
+        if (!ready) features.load(piece.u, piece.height, piece.w, piece.width, panel, panel_step<T>);
+        Copy<T> copy;
+        ready = weave && i + 1 < count && pieces[i + 1].width % lanes<T> == 0;
+        if (ready) {
+            const Piece& next = pieces[i + 1];
+            const Piece& after = pieces[i + 2 < count ? i + 2 : i + 1];
+            const Block<T> block = features.from(next.u, next.w);
+            copy = {block.rows, block.step, panels[(i + 1) % 2], next.height, next.width, features.from(after.u, after.w).rows};
+        }
+        const bool add = piece.w > 0;
+        T* to = out + (piece.u - begin) * out_step;
+        const T* r = right + piece.w * right_step;
+        std::int64_t j = 0;
+        for (; j + 2 * lanes<T> <= many; j += 2 * lanes<T>) {
+            tile_across_of<T, 2>(piece.height)(piece.width, panel, r + j, right_step, to + j, out_step, add, copy);
+            copy.rows = 0;
+        }
+        for (; j < many; j += lanes<T>) {
+            tile_across_of<T, 1>(piece.height)(piece.width, panel, r + j, right_step, to + j, out_step, add, copy);
+            copy.rows = 0;
+        }
+        for (std::int64_t k = 0; k < few; ++k) {
+            const T* row = transposed + (many + k) * transposed_step + piece.w;
+            dots<T>(piece.height, piece.width, panel, row, sums + k * tile_rows, add);
+        }
+        if (piece.w + piece.width < columns) continue;
+        for (std::int64_t k = 0; k < few; ++k) {
+            for (std::int64_t m = 0; m < piece.height; ++m) {
+                to[m * out_step + many + k] = sum_lanes<T>(sums[k * tile_rows + m]);
+            }
+        }
+    }
 }
 
 // G for u in [u, u + rows), w in [w, w + columns), stored; L (joints, left_step) and R (joints, right_step).

@@ -13,11 +13,13 @@
 
 #if defined(__GNUC__) || defined(__clang__)
 #define PYHAR_INLINE inline __attribute__((always_inline))
+#define PYHAR_LAMBDA_INLINE __attribute__((always_inline))
 #define PYHAR_NOINLINE __attribute__((noinline))
 #define PYHAR_UNROLL _Pragma("GCC unroll 16")
 #define PYHAR_RESTRICT __restrict__
 #else
 #define PYHAR_INLINE inline
+#define PYHAR_LAMBDA_INLINE
 #define PYHAR_NOINLINE
 #define PYHAR_UNROLL
 #define PYHAR_RESTRICT __restrict
@@ -187,15 +189,36 @@ PYHAR_INLINE Vec<float> smaller<float>(Vec<float> a, Vec<float> b) {
 }
 #endif
 
+PYHAR_INLINE void prefetch(const void* p) {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(p, 0, 2);
+#else
+    (void)p;
+#endif
+}
+
 // Across the lanes, in a fixed order.
 template <class T>
 PYHAR_INLINE T sum_lanes(Vec<T> v) {
+#ifdef PYHAR_AVX512
+    if constexpr (sizeof(T) == 4) {
+        return _mm512_reduce_add_ps(v);
+    } else {
+        return _mm512_reduce_add_pd(v);
+    }
+#else
     T a[lanes<T>];
     store<T>(a, v);
-    for (std::int64_t half = lanes<T> / 2; half > 0; half /= 2) {
-        for (std::int64_t i = 0; i < half; ++i) a[i] += a[i + half];
+    if constexpr (lanes<T> == 8) {
+        return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
+    } else if constexpr (lanes<T> == 4) {
+        return (a[0] + a[2]) + (a[1] + a[3]);
+    } else if constexpr (lanes<T> == 2) {
+        return a[0] + a[1];
+    } else {
+        return a[0];
     }
-    return a[0];
+#endif
 }
 
 template <class T>

@@ -63,6 +63,11 @@ public:
                 const std::int64_t np = least(tile_side, pixels - i);
                 for (std::int64_t j = 0; j < channels; j += tile_side) {
                     const std::int64_t nc = least(tile_side, channels - j);
+                    if (interleaved()) {  // no need of the tile
+                        const Block<T> all = pixel_rows();
+                        transpose(all.rows + (p + i) * all.step + c + j, all.step, np, nc, to + j * step + i, step);
+                        continue;
+                    }
                     load_pixels(p + i, np, c + j, nc, tile, tile_side);
                     transpose(tile, tile_side, np, nc, to + j * step + i, step);
                 }
@@ -84,6 +89,11 @@ public:
                 const std::int64_t np = least(tile_side, pixels - i);
                 for (std::int64_t j = 0; j < channels; j += tile_side) {
                     const std::int64_t nc = least(tile_side, channels - j);
+                    if (interleaved()) {
+                        const Block<T> all = pixel_rows();
+                        transpose(from + j * step + i, step, nc, np, all.rows + (p + i) * all.step + c + j, all.step);
+                        continue;
+                    }
                     transpose(from + j * step + i, step, nc, np, tile, tile_side);
                     store_pixels(p + i, np, c + j, nc, tile, tile_side);
                 }
