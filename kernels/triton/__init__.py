@@ -133,6 +133,9 @@ def decode_backward(
 
     if d_features is not None and g_appearance is None:
         d_features.zero_()
+    if d_depth_logits is not None and g_z is None:
+        d_depth_logits.zero_()
+        d_depth_logits = None
     launches = decode_backward_launches(
         logits, features, depth_logits, beta, scale, grid, window, stats, g_xy, g_z, g_confidence, g_appearance,
         d_logits, d_features, d_depth_logits, d_beta,

@@ -274,6 +274,8 @@ def _decode(backend: str) -> Callable[..., tuple[Tensor, ...]]:
         flowing = [g if g is not None and g.dim() > 1 else None for g in upstream[:4]]
         if all(g is None for g in flowing):
             return (None,) * len(_Maps._fields)
+        needs[1] = needs[1] and flowing[3] is not None  # features reach the appearance alone,
+        needs[2] = needs[2] and flowing[1] is not None  # depth logits the depth alone
         grads = gradient(*tensors, *ctx.options, stats, *flowing, needs)
         return *_wanted(grads, needs), *(None,) * _OPTIONS
 
