@@ -231,12 +231,14 @@ def plane_backward_kernel(
             T, SOFTMAX, CONFIDENCE, g_xy is not None, g_z is not None, LINE, WIDE, PIXELS,
         )  # fmt: skip
         h = e * r[:, None]
-        if depth is not None and d_depth is not None:
-            offsets = plane_offsets(p, y, x, depth_row, depth_pixel, LINE, WIDE)
-            d = sigmoid(load_tile(depth, target, offsets, inside, 0.0, T))
+        if d_depth is not None:
+            d_slope = tl.zeros(inside.shape, T)
+            if depth is not None:
+                offsets = plane_offsets(p, y, x, depth_row, depth_pixel, LINE, WIDE)
+                d = sigmoid(load_tile(depth, target, offsets, inside, 0.0, T))
+                d_slope = g_depth[:, None] * h * d * (1.0 - d)
             offsets = plane_offsets(p, y, x, d_depth_row, d_depth_pixel, LINE, WIDE)
-            place = lines(b, j, d_depth_image, d_depth_channel)
-            store_tile(d_depth, place, offsets, inside, g_depth[:, None] * h * d * (1.0 - d))
+            store_tile(d_depth, lines(b, j, d_depth_image, d_depth_channel), offsets, inside, d_slope)
         if d_logits is not None or d_beta is not None:
             if SOFTMAX:
                 if not STREAM:
@@ -278,6 +280,10 @@ def plane_backward_launch(
     """Return the launch that writes the gradients of planes; `slopes` is a part of dL/dh, or None."""
     batch, joints, rows, columns = logits.shape
     confidence = confidence_kind(g_confidence, window)
+    depth = depth_logits if g_z is not None else None
+    arguments, constants = maps_arguments(
+        logits=logits, depth=depth, slopes=slopes, d_logits=d_logits, d_depth=d_depth_logits
+    )
     tile = plan_planes(
         joints,
         rows * columns,
@@ -285,10 +291,7 @@ def plane_backward_launch(
         item_bytes=logits.element_size(),
         double=T.itemsize == 8,
         neighbours=confidence == WINDOW.value,
-    )
-    depth = depth_logits if g_z is not None else None
-    arguments, constants = maps_arguments(
-        logits=logits, depth=depth, slopes=slopes, d_logits=d_logits, d_depth=d_depth_logits
+        scattered=not constants["LINE"],
     )
     arguments |= beta_arguments(beta, scale) | grid_arguments(grid) | size_arguments(logits)
     arguments |= {"stats": stats, "g_xy": g_xy, "g_z": g_z, "g_confidence": g_confidence, "d_beta": d_beta}

@@ -50,7 +50,14 @@ def power_of_two(n: int) -> int:
 
 
 def plan_planes(
-    joints: int, pixels: int, *, joints_innermost: bool, item_bytes: int, double: bool, neighbours: bool = False
+    joints: int,
+    pixels: int,
+    *,
+    joints_innermost: bool,
+    item_bytes: int,
+    double: bool,
+    neighbours: bool = False,
+    scattered: bool = False,
 ) -> Tile:
     """Return the tile of a kernel that reduces each plane.
 
@@ -60,15 +67,17 @@ def plan_planes(
         item_bytes: bytes of a stored logit.
         double: computed in float64.
         neighbours: each pixel needs some of its eight neighbours (the confidence "window").
+        scattered: the pixels of a plane do not follow each other at one stride.
     """
     most = TILE_VALUES >> (double + neighbours + (neighbours or joints_innermost) + joints_innermost)
+    most >>= neighbours and scattered
     if joints_innermost:
         planes = min(power_of_two(joints), SECTOR_BYTES // item_bytes)
     else:
         planes = max(1, min(power_of_two(joints), (SMALL_TILE_VALUES >> neighbours) // power_of_two(pixels)))
     columns = min(power_of_two(pixels), most // planes)
     path = STREAMED if pixels > columns else PLANE if planes == 1 else PLANES
-    warps = planes * columns // (VALUES_A_WARP >> (double + max(2 * neighbours, planes > 1)))
+    warps = planes * columns // (VALUES_A_WARP >> max(double, 2 * neighbours, planes > 1))
     return Tile(path, planes, columns, max(1, min(MOST_WARPS << neighbours, warps)))
 
 

@@ -157,7 +157,7 @@ PATHS: dict[str, tuple[Any, ...]] = {
 def test_every_path_agrees_with_the_definition(name: str) -> None:
     shape, options, planes_path, pooling_path = PATHS[name]
     call = Call(shape, **options)
-    b, j, c, y, x = shape
+    _, j, c, y, x = shape
     tile = plan.plan_planes(
         j,
         y * x,
