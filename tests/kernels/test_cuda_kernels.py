@@ -313,6 +313,25 @@ def test_the_order_of_threads_changes_no_bit(host: ModuleType, sizes: dict[str, 
             assert torch.equal(again[name], tensor), (order, name)
 
 
+def test_the_struct_is_packed_as_the_kernels_read_it(host: ModuleType) -> None:
+    text = """
+        #include "stand_in.hpp"
+        #include "entry.cuh"
+        #include <cstddef>
+        extern "C" long size() { return sizeof(pyhar::Params); }
+        extern "C" long rest() { return offsetof(pyhar::Params, scale); }
+    """
+    library = host.compile_library(text)
+    addresses = cuda_plan.pack_addresses(*range(len(cuda_plan.ADDRESSES)))
+    case = make(1, 1, 0, 1, 1)
+    call = cuda_plan.Call(
+        (1, 1, 0, 1, 1), (Layout.of(case.logits), *(None,) * 7), None, 1.0, (1.0, 0.0, 1.0, 0.0), False, True,
+        frozenset(("logits", "stats")),
+    )  # fmt: skip
+    assert library.rest() == len(addresses)
+    assert library.size() == len(addresses) + len(cuda_plan.plan(call, backward=False, exact=False).parameters)
+
+
 TOY = """
 #include "stand_in.hpp"
 extern "C" void toy(const void* address) {
