@@ -1,7 +1,8 @@
 """Compiles the CUDA kernels of `pyhar._native`, one image for each storage type, with nvcc. `setup.py` calls it.
 
-Where there are GPUs, for those; elsewhere for `ARCHITECTURES`, and as PTX for what comes after them. PYHAR_CUDA_ARCHS
-asks for others ("80;90"). Images are kept under `build/`, by the text they are made of.
+For the GPUs of this machine, or for those that PYHAR_CUDA_ARCHS lists ("80 90 100"), and always as PTX too, which the
+driver compiles when it is first loaded: that alone, where there is no GPU and nothing is asked for. Images are kept
+under `build/`, by the text they are made of, so that installing again is quick.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADERS = ROOT / "csrc" / "cuda"
-ARCHITECTURES = (80, 90, 100)
-# All images come of one PTX: no kernel uses what only later devices have, and it takes most of the time.
-VIRTUAL = 80
+# All images come of one PTX: no kernel uses what only later devices have, and making it takes much of the time.
+VIRTUAL = 80  # the oldest device, as 10*major + minor
 
 
 class NoImagesError(Exception):
@@ -56,7 +56,7 @@ def toolkit(nvcc: str) -> tuple[int, int]:
 
 
 def architectures(nvcc: str) -> list[int]:
-    """Return the devices to compile for, as 10*major + minor."""
+    """Return the devices to compile for, besides PTX."""
     asked = os.environ.get("PYHAR_CUDA_ARCHS")
     if asked:
         found = [int(word.replace(".", "")) for word in re.findall(r"\d+(?:\.\d+)?", asked)]
@@ -67,13 +67,13 @@ def architectures(nvcc: str) -> list[int]:
             found = [int(word.replace(".", "")) for word in said.split()]
         except (OSError, subprocess.SubprocessError, ValueError):
             found = []
-        found = found or list(ARCHITECTURES)
     listing = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=False).stdout
     known = {int(word) for word in re.findall(r"sm_(\d+)$", listing, re.MULTILINE)}
-    chosen = sorted({arch for arch in found if arch >= VIRTUAL and (arch in known or not known)})
-    if not chosen:
-        raise NoImagesError(f"{nvcc} compiles for none of {found}, or they are older than {VIRTUAL}")
-    return chosen
+    if found and max(found) < VIRTUAL:
+        raise NoImagesError(f"the devices ({found}) are older than {VIRTUAL}")
+    if asked and not set(found) <= known:
+        raise NoImagesError(f"{nvcc} does not know {sorted(set(found) - known)} of PYHAR_CUDA_ARCHS")
+    return sorted(arch for arch in set(found) if arch >= VIRTUAL and arch in known)
 
 
 def compile_images() -> tuple[Path, int]:
@@ -109,4 +109,7 @@ def compile_images() -> tuple[Path, int]:
 
     with ThreadPoolExecutor(max(1, min(len(sources), os.cpu_count() or 1))) as pool:
         list(pool.map(one, sources))
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
     return folder, 1000 * major + 10 * minor

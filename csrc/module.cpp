@@ -143,10 +143,12 @@ void cpu_backward(const std::array<std::int64_t, 5>& size, bool wide, const pyha
     kernels.backward(p, out);
 }
 
-std::uintptr_t cuda_load(const std::string& storage) {
+std::uintptr_t cuda_load(int device, const std::string& storage) {
     const void* const image = pyhar::cuda::image(storage);
     if (!image) throw std::invalid_argument("no CUDA kernels for " + storage + " in this build");
-    return reinterpret_cast<std::uintptr_t>(pyhar::cuda::Driver::get().load(image));
+    const auto& driver = pyhar::cuda::Driver::get();
+    driver.enter(device);
+    return reinterpret_cast<std::uintptr_t>(driver.load(image));
 }
 
 std::uintptr_t cuda_function(std::uintptr_t module, const std::string& name) {
@@ -155,11 +157,12 @@ std::uintptr_t cuda_function(std::uintptr_t module, const std::string& name) {
 }
 
 void cuda_launch(
-    std::uintptr_t function, std::uint64_t stream, const py::bytes& parameters, unsigned blocks, unsigned threads,
+    int device, std::uintptr_t function, std::uint64_t stream, const py::bytes& parameters, unsigned blocks, unsigned threads,
     unsigned shared_bytes) {
     const char* const address = PyBytes_AS_STRING(parameters.ptr());
-    pyhar::cuda::Driver::get().launch(
-        reinterpret_cast<void*>(function), stream, address, blocks, threads, shared_bytes);
+    const auto& driver = pyhar::cuda::Driver::get();
+    driver.enter(device);
+    driver.launch(reinterpret_cast<void*>(function), stream, address, blocks, threads, shared_bytes);
 }
 
 }  // namespace
@@ -181,7 +184,7 @@ PYBIND11_MODULE(_native, m) {
         const auto& driver = pyhar::cuda::Driver::get();
         return py::make_tuple(driver.version(), driver.missing());
     }, "The CUDA driver's version (12040 for 12.4; 0 without one), and why there is none.");
-    m.def("cuda_load", &cuda_load, "Loads the kernels for a storage type into the current context: a module's address.");
+    m.def("cuda_load", &cuda_load, "Loads the kernels for a storage type on the current device: a module's address.");
     m.def("cuda_function", &cuda_function, "The address of a loaded module's kernel.");
-    m.def("cuda_launch", &cuda_launch, "Queues a kernel that takes one struct by value, on a row of blocks.");
+    m.def("cuda_launch", &cuda_launch, "Queues a kernel that takes one struct by value, on a row of blocks, on the current device.");
 }

@@ -93,7 +93,7 @@ def _function(device: int, launch: Launch) -> int:
         storage = next(a for a in kernel.arguments[1:] if a in STORAGE.values())
         image = (device, str(storage))
         if image not in _modules:
-            _modules[image] = _native().cuda_load(image[1])
+            _modules[image] = _native().cuda_load(*image)
         found = _functions[device, kernel.name] = _native().cuda_function(_modules[image], kernel.name)
     return found
 
@@ -105,7 +105,7 @@ def _run(plan: Plan, parameters: bytes, device: torch.device) -> None:
         stream = torch.cuda.current_stream(index).cuda_stream
         for launch in plan.launches:
             function = _functions.get((index, launch.kernel.name)) or _function(index, launch)
-            launch_kernel(function, stream, parameters, launch.blocks, launch.threads, launch.shared_bytes)
+            launch_kernel(index, function, stream, parameters, launch.blocks, launch.threads, launch.shared_bytes)
 
 
 _calls = calls(_run, exact=False)

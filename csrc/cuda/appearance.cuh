@@ -11,22 +11,15 @@ namespace pyhar {
 template <typename T, typename TF>
 struct Features {
     const TF* data;
-    long long channel, row, column;
-    int width;
-    bool gapless;
+    long long channel;
+    PixelOffset pixel;
 
     PYHAR_DEVICE Features(const Params& p, long long image)
         : data(static_cast<const TF*>(p.F) + image * p.at_F.image),
           channel(p.at_F.channel),
-          row(p.at_F.row),
-          column(p.at_F.column),
-          width(columns(p)),
-          gapless(p.at_F.row == p.at_F.column * columns(p)) {}
+          pixel(p, p.at_F) {}
 
-    PYHAR_DEVICE const TF* at(int c, int i) const {
-        const long long pixel = gapless ? i * column : i / width * row + i % width * column;
-        return data + c * channel + pixel;
-    }
+    PYHAR_DEVICE const TF* at(int c, int i) const { return data + c * channel + pixel(i); }
 
     // Brings in an operand of which one dimension is channels from c0 on, the other pixels from i0 on.
     template <int ROWS>
@@ -59,8 +52,9 @@ template <typename T, typename TH, int ROWS>
 struct Probabilities {
     const TH* data;
     T* facts;  // [ROWS][3]: beta, m, r
-    int first, width;
+    int first;
     bool on;
+    PixelOffset pixel;
 
     static constexpr int SIZE = 3 * ROWS;
 
@@ -68,8 +62,8 @@ struct Probabilities {
         : data(static_cast<const TH*>(p.H) + image * p.at_H.image),
           facts(memory),
           first(0),
-          width(columns(p)),
-          on(has(p, with_softmax)) {}
+          on(has(p, with_softmax)),
+          pixel(p, p.at_H) {}
 
     PYHAR_DEVICE void know(int row, T beta, T m, T r) const {
         facts[3 * row] = beta, facts[3 * row + 1] = m, facts[3 * row + 2] = r;
@@ -88,8 +82,7 @@ struct Probabilities {
 
     PYHAR_DEVICE T at(const Params& p, int row, int i) const {
         if (first + row >= joints(p) || i >= pixels(p)) return T(0);
-        const long long pixel = i / width * p.at_H.row + i % width * p.at_H.column;
-        const T logit = static_cast<T>(widen(data[(first + row) * p.at_H.channel + pixel]));
+        const T logit = static_cast<T>(widen(data[(first + row) * p.at_H.channel + pixel(i)]));
         if (!on) return logit;
         const T t = logit - facts[3 * row + 1], r = facts[3 * row + 2];
         const bool masked = logit == -infinity<T>() || t == -infinity<T>();
@@ -205,10 +198,12 @@ PYHAR_DEVICE void appearance_to_features(const Params& p, unsigned char* memory)
             return j < joints(p) && c < channels(p) ? static_cast<T>(widen(g[j * channels(p) + c])) : T(0);
         });
     };
+    TF* d_F = static_cast<TF*>(p.d_F) + tile.image * p.at_d_F.image;
+    const PixelOffset pixel(p, p.at_d_F);
     const auto store = [&](int m, int n, T value) {
         const int c = c0 + m, i = i0 + n;
         if (c >= channels(p) || i >= pixels(p)) return;
-        Map<TF>(p.d_F, p.at_d_F, tile.image, c)(i / columns(p), i % columns(p)) = narrow<TF>(value);
+        d_F[c * p.at_d_F.channel + pixel(i)] = narrow<TF>(value);
     };
     product<T, ROWS, COLS, SPLIT>(A, B, joints(p), has(p, channel_of_gradient), bring, store);
 }

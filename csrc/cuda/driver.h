@@ -2,13 +2,10 @@
 // imports, where there is no driver. Plain addresses in and out; nothing here includes a CUDA header.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <utility>
-#include <vector>
 
 #ifndef _WIN32
 #include <dlfcn.h>
@@ -36,9 +33,20 @@ class Driver {
         return found;
     }
 
+    // Gives this thread the context that PyTorch uses on a device, if it has none yet: a new thread has none.
+    void enter(int device) const {
+        require();
+        void* context = nullptr;
+        check(current_context_(&context), "cuCtxGetCurrent");
+        if (context) return;
+        int handle = 0;
+        check(device_(&handle, device), "cuDeviceGet");
+        check(primary_context_(&context, handle), "cuDevicePrimaryCtxRetain");
+        check(set_context_(context), "cuCtxSetCurrent");
+    }
+
     // Loads an image into the current context. Allowed while a stream is captured: it does not touch the stream.
     void* load(const void* image) const {
-        require();
         int mode = 2;  // relaxed
         check(exchange_capture_mode_(&mode), "cuThreadExchangeStreamCaptureMode");
         void* module = nullptr;
@@ -80,6 +88,10 @@ class Driver {
             {"cuInit", &initialize},
             {"cuDriverGetVersion", &version_},
             {"cuGetErrorString", &error_},
+            {"cuDeviceGet", &device_},
+            {"cuCtxGetCurrent", &current_context_},
+            {"cuCtxSetCurrent", &set_context_},
+            {"cuDevicePrimaryCtxRetain", &primary_context_},
             {"cuThreadExchangeStreamCaptureMode", &exchange_capture_mode_},
             {"cuModuleLoadData", &load_},
             {"cuModuleGetFunction", &function_},
@@ -114,6 +126,10 @@ class Driver {
     std::string missing_;
     int (*version_)(int*) = nullptr;
     int (*error_)(int, const char**) = nullptr;
+    int (*device_)(int*, int) = nullptr;
+    int (*current_context_)(void**) = nullptr;
+    int (*set_context_)(void*) = nullptr;
+    int (*primary_context_)(void**, int) = nullptr;
     int (*exchange_capture_mode_)(int*) = nullptr;
     int (*load_)(void**, const void*) = nullptr;
     int (*function_)(Function*, void*, const char*) = nullptr;

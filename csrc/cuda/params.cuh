@@ -53,6 +53,20 @@ PYHAR_DEVICE bool has(const Params& p, Flag flag) { return (p.flags & flag) != 0
 #endif
 PYHAR_DEVICE int pixels(const Params& p) { return rows(p) * columns(p); }
 
+// Where pixel i of a plane lies, without a division where the rows follow each other.
+struct PixelOffset {
+    long long row, column;
+    int width;
+    bool gapless;
+
+    PYHAR_DEVICE PixelOffset(const Params& p, const Strides& at)
+        : row(at.row), column(at.column), width(columns(p)), gapless(at.row == at.column * columns(p)) {}
+
+    PYHAR_DEVICE long long operator()(int i) const {
+        return gapless ? i * column : i / width * row + i % width * column;
+    }
+};
+
 // One plane of a tensor.
 template <typename Storage>
 struct Map {

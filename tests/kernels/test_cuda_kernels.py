@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -313,48 +312,23 @@ def test_the_order_of_threads_changes_no_bit(host: ModuleType, sizes: dict[str, 
             assert torch.equal(again[name], tensor), (order, name)
 
 
-TOY = """
-#include "stand_in.hpp"
-extern "C" void toy(const void* address) {
-    int* const out = *static_cast<int* const*>(address);
-    int* const memory = reinterpret_cast<int*>(host::shared_memory());
-    const int thread = threadIdx.x, threads = blockDim.x;
-    %s
-}
-"""
-SHARED = "memory[thread] = thread; {barrier} out[thread] = memory[threads - 1 - thread];"
-
-
-@pytest.mark.parametrize(
-    ("body", "finding"),
-    [
-        (SHARED.format(barrier="__syncthreads();"), None),
-        (SHARED.format(barrier=""), "orders differ"),
-        ("if (thread < 8) __syncthreads(); out[thread] = 0;", "never reach"),
-        ("if (thread < 8) __syncwarp(); else __syncthreads(); out[thread] = 0;", "never reach"),
-        ("if (thread != 5) out[thread] = __shfl_xor_sync(0xffffffffu, thread, 1);", "never reach"),
-        ("out[thread] = __shfl_xor_sync(0xffffffffu, thread, thread < 32 ? 1 : 2);", None),
-        ("memory[thread + 1] = thread; out[thread] = 0;", "outside the shared memory"),
-    ],
-)
-def test_the_stand_in_finds_what_a_device_leaves_undefined(host: ModuleType, body: str, finding: str | None) -> None:
-    toy = host.compile_library(TOY % body).toy
-    found = set()
-    for order in host.ORDERS:
-        host.order = order
-        out = torch.full((64,), -1, dtype=torch.int32)
-        address = bytes(ctypes.c_void_p(out.data_ptr()))
-        try:
-            host.run_kernel(toy, address, 1, 64, 64 * 4)
-        except host.KernelError as error:
-            found.add(str(error))
-        else:
-            found.add(str(out.tolist()))
-    if finding == "orders differ":
-        assert len(found) > 1
-    else:
-        (only,) = found
-        assert only.startswith("[") if finding is None else finding in only
+def test_the_struct_is_packed_as_the_kernels_read_it(host: ModuleType) -> None:
+    text = """
+        #include "stand_in.hpp"
+        #include "entry.cuh"
+        #include <cstddef>
+        extern "C" long size() { return sizeof(pyhar::Params); }
+        extern "C" long rest() { return offsetof(pyhar::Params, scale); }
+    """
+    library = host.compile_library(text)
+    addresses = cuda_plan.pack_addresses(*range(len(cuda_plan.ADDRESSES)))
+    case = make(1, 1, 0, 1, 1)
+    call = cuda_plan.Call(
+        (1, 1, 0, 1, 1), (Layout.of(case.logits), *(None,) * 7), None, 1.0, (1.0, 0.0, 1.0, 0.0), False, True,
+        frozenset(("logits", "stats")),
+    )  # fmt: skip
+    assert library.rest() == len(addresses)
+    assert library.size() == len(addresses) + len(cuda_plan.plan(call, backward=False, exact=False).parameters)
 
 
 def test_plans_ask_only_for_kernels_that_are_compiled_ahead() -> None:

@@ -67,8 +67,8 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def assert_close(actual: Tensor, expected: np.ndarray, rtol: float, name: str = "") -> None:
-    """Elementwise, relative to the largest magnitude expected."""
-    scale = np.abs(expected).max(initial=0.0)
+    """Elementwise, relative to the largest magnitude expected; of coordinates, to one unit of their grid at least."""
+    scale = np.abs(expected).max(initial=1.0 if name == "xy" else 0.0)
     np.testing.assert_allclose(to_numpy(actual), expected, rtol=rtol, atol=rtol * scale, err_msg=name)
 
 

@@ -1,0 +1,189 @@
+"""What stands between a plan and a device, with the device played by a recorder; and how the kernels get built in."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pyhar.kernels import cuda, cuda_calls, cuda_plan, cuda_sources, cuda_variants, native, nvrtc
+from pyhar.kernels.cuda_variants import Constants, Kernel
+
+ROOT = Path(__file__).parents[2]
+KERNEL = Kernel("plane_forward", ("float", "float", "float", "warp_of_plane", 4, 32))
+PLAN = cuda_plan.Plan(
+    (cuda_plan.Launch(KERNEL, 5, 128, 64), cuda_plan.Launch(KERNEL, 7, 128, 0)),
+    b"parameters",
+    Constants(1, 2, 3, 4, 5),
+    torch.float32,
+    0,
+    0,
+)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A device on which PyTorch's current stream is 99."""
+    monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=99))
+    return torch.device("cuda", 1)
+
+
+def test_kernels_compiled_ahead_are_loaded_once_and_queued_on_the_current_stream(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[Any, ...]] = []
+
+    def record(name: str, result: int) -> Any:
+        return lambda *arguments: said.append((name, *arguments)) or result
+
+    fake = SimpleNamespace(
+        cuda_load=record("load", 11), cuda_function=record("function", 12), cuda_launch=record("launch", 0)
+    )
+    monkeypatch.setattr(native, "load", lambda: fake)
+    monkeypatch.setattr(cuda, "_functions", {})
+    monkeypatch.setattr(cuda, "_modules", {})
+    cuda._run(PLAN, b"struct", device)
+    cuda._run(PLAN, b"struct", device)
+    launches = [("launch", 1, 12, 99, b"struct", 5, 128, 64), ("launch", 1, 12, 99, b"struct", 7, 128, 0)]
+    assert said == [("load", 1, "float"), ("function", 11, KERNEL.name), *launches, *launches]
+
+
+def test_kernels_compiled_at_run_time_are_compiled_once_and_get_the_struct_by_value(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[tuple[str, tuple[str, ...]]] = []
+    launched: list[tuple[Any, ...]] = []
+
+    def launch(grid: tuple[int], block: tuple[int], arguments: tuple[np.ndarray], shared_mem: int) -> None:
+        (struct,) = arguments
+        assert struct.size == 1
+        launched.append((grid, block, struct.tobytes(), shared_mem))
+
+    class RawModule:
+        def __init__(self, code: str, options: tuple[str, ...], backend: str) -> None:
+            compiled.append((code, options))
+
+        def get_function(self, name: str) -> Any:
+            assert name == KERNEL.name
+            return launch
+
+    streams: list[tuple[int, int]] = []
+
+    def stream(address: int, index: int) -> Any:
+        streams.append((address, index))
+        return contextlib.nullcontext()
+
+    fake: Any = ModuleType("cupy")
+    fake.RawModule = RawModule
+    fake.cuda = SimpleNamespace(Device=lambda index: contextlib.nullcontext(), ExternalStream=stream)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(nvrtc, "_functions", {})
+    nvrtc._run(PLAN, b"struct", device)
+    nvrtc._run(PLAN, b"struct", device)
+    assert launched == 2 * [((5,), (128,), b"struct", 64), ((7,), (128,), b"struct", 0)]
+    assert streams == [(99, 1), (99, 1)]
+    ((code, options),) = compiled
+    assert KERNEL.entry in code
+    assert {"-DPYHAR_JOINTS=1", "-DPYHAR_CHANNELS=2", "-DPYHAR_ROWS=3", "-DPYHAR_COLUMNS=4"} < set(options)
+    assert cuda_sources.digest() in code
+
+
+def test_no_tensor_of_an_empty_batch_is_launched_on() -> None:
+    ran = []
+    calls = cuda_calls.calls(lambda plan, parameters, device: ran.append(plan), exact=False)
+    empty = torch.empty(0, 3, 4, 5)
+    stats = torch.empty(0, 3, 2)
+    calls.softmax_forward(empty, None, 1.0, stats, torch.empty_like(empty))
+    assert not ran
+    calls.softmax_forward(torch.zeros(1, 3, 4, 5), None, 1.0, torch.empty(1, 3, 2), torch.empty(1, 3, 4, 5))
+    assert len(ran) == 1
+
+
+def test_what_is_not_served_is_said() -> None:
+    on_cpu = torch.zeros(1, 1, 2, 2)
+    for module in (cuda, nvrtc):
+        assert "cpu" in (module.why_not(on_cpu, None, None, None) or "")
+    assert "features are bfloat16 with logits float32" in cuda._mixed("features", on_cpu.bfloat16(), on_cpu)
+    if not torch.cuda.is_available():
+        assert cuda.why_unusable()
+        assert nvrtc.why_unusable()
+
+
+def test_a_missing_cupy_is_named_with_the_build_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install cupy-cuda12x" in (nvrtc.why_unusable.__wrapped__() or "")
+
+
+@pytest.fixture
+def images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """`csrc/cuda_images.py` with an nvcc that only writes down how it was called."""
+    spec = importlib.util.spec_from_file_location("cuda_images", ROOT / "csrc" / "cuda_images.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "cuda_variants.py").write_text(Path(cuda_variants.__file__).read_text())
+    (tmp_path / "bin").mkdir()
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.write_text(
+        f'#!/bin/sh\ncase "$1" in\n--version) echo "release 13.0, V13.0.88";;\n'
+        f'--list-gpu-code) printf "sm_80\\nsm_90\\n";;\n'
+        f'*) echo "$*" >> "{tmp_path}/log"; for last; do :; done; touch "$last";;\nesac\n'
+    )
+    nvcc.chmod(0o755)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("PYHAR_CUDA_ARCHS", "8.0;90")
+    return module
+
+
+def test_images_are_compiled_for_what_is_asked_for_and_kept(images: Any, tmp_path: Path) -> None:
+    folder, toolkit = images.compile_images()
+    assert toolkit == 13000
+    assert sorted(path.stem for path in folder.glob("*.fatbin")) == sorted(cuda_variants.STORAGES)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == len(cuda_variants.STORAGES)
+    assert all("arch=compute_80,code=[sm_80,sm_90,compute_80]" in line for line in lines)
+    assert images.compile_images() == (folder, toolkit)
+    assert len((tmp_path / "log").read_text().splitlines()) == len(lines)
+
+
+def test_a_device_that_the_toolkit_does_not_know_leaves_the_kernels_out(
+    images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYHAR_CUDA_ARCHS", "80 130")
+    with pytest.raises(images.NoImagesError, match="130"):
+        images.compile_images()
+
+
+def test_no_compiler_is_a_reason_and_not_an_error(images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_HOME")
+    monkeypatch.setattr(images.shutil, "which", lambda *args, **kwargs: None)
+    with pytest.raises(images.NoImagesError, match="no nvcc"):
+        images.compile_images()
+
+
+def test_the_module_imports_without_a_driver_and_says_so() -> None:
+    module = native.load()
+    if module is None:
+        pytest.skip(f"native module missing: {native.why_missing()}")
+    code = "from pyhar import _native; print(_native.cuda_driver())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    version, missing = module.cuda_driver()
+    assert said.strip() == str((version, missing))
+    assert (version == 0) == bool(missing)
+    if missing and sysconfig.get_platform().startswith("linux"):
+        with pytest.raises((RuntimeError, ValueError)):
+            module.cuda_load(0, "float")
