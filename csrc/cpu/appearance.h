@@ -120,6 +120,8 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
     const bool planes_wanted = out.logits || out.depth || out.beta != nullptr;
     const bool through_features = static_cast<bool>(out.g_appearance);
     const bool s_wanted = through_features && (out.logits || out.beta != nullptr);
+    // More than the caches of a few cores: it will be gone from them before anybody reads it.
+    const bool large = size.batch * channels * pixels * static_cast<std::int64_t>(sizeof(T)) >= std::int64_t{1} << 22;
     each_image<T>(size, s_wanted && out.features ? 2 : 1, [&](std::int64_t b, bool parallel) {
         Frame frame;
         const std::int64_t step = plane_memory<T>(pixels), joint_step = round_up<T>(joints);
@@ -172,12 +174,14 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
                         fill_zero<T>(gradient, by_pixel, p, count, channels);
                     } else if (by_pixel) {
                         each_piece(0, channels, panel_columns, [&](std::int64_t c, std::int64_t n) {
-                            product_outer<T>(gradient, p, count, c, n, joints, e, step, scaled, channel_step);
+                            product_outer<T>(gradient, p, count, c, n, joints, e, step, scaled, channel_step, large);
                         });
                     } else {
-                        product_outer<T>(gradient, 0, channels, p, count, joints, scaled, channel_step, e, step);
+                        product_outer<T>(gradient, 0, channels, p, count, joints, scaled, channel_step, e, step,
+                                         large);
                     }
                 });
+                if (large) finish_streams();
             });
         }
         if (!planes_wanted) return;

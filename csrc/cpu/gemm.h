@@ -21,12 +21,16 @@ constexpr std::int64_t panel_columns = 256;
 template <class T>
 constexpr std::int64_t panel_step = panel_columns + lanes<T>;
 
+// What becomes of a product: it is written over C, added to it, or written past the caches. The last spares reading what
+// is overwritten, and leaves the caches to what is read again; C must be aligned to vectors.
+enum class Write { over, add, stream };
+
 // C[i][n] = sum over k of A(k, i) * B[k][n], or that added to C, for `rows` i and `vectors` vectors of n, the last of
 // which has `last` columns if `partial`. A(k, i) is a[k*a_step + i]. With `fetch`, rows like those of B at `ahead` are
 // brought into the cache on the way.
 template <class T, int rows, int vectors, bool partial, bool fetch>
 PYHAR_NOINLINE void tile(std::int64_t depth, const T* PYHAR_RESTRICT a, std::int64_t a_step, const T* PYHAR_RESTRICT b,
-                         std::int64_t b_step, T* PYHAR_RESTRICT c, std::int64_t c_step, bool add, std::int64_t last,
+                         std::int64_t b_step, T* PYHAR_RESTRICT c, std::int64_t c_step, Write write, std::int64_t last,
                          const T* ahead) {
     Vec<T> sum[rows][vectors];
     PYHAR_UNROLL
@@ -61,18 +65,22 @@ PYHAR_NOINLINE void tile(std::int64_t depth, const T* PYHAR_RESTRICT a, std::int
         for (int v = 0; v < vectors; ++v) {
             T* p = c + i * c_step + v * lanes<T>;
             if (partial && v == vectors - 1) {
-                if (add) sum[i][v] += load_first<T>(p, last, T(0));
+                if (write == Write::add) sum[i][v] += load_first<T>(p, last, T(0));
                 store_first<T>(p, sum[i][v], last);
             } else {
-                if (add) sum[i][v] += load<T>(p);
-                store<T>(p, sum[i][v]);
+                if (write == Write::stream) {
+                    stream<T>(p, sum[i][v]);
+                } else {
+                    if (write == Write::add) sum[i][v] += load<T>(p);
+                    store<T>(p, sum[i][v]);
+                }
             }
         }
     }
 }
 
 template <class T>
-using Tile = void (*)(std::int64_t, const T*, std::int64_t, const T*, std::int64_t, T*, std::int64_t, bool, std::int64_t,
+using Tile = void (*)(std::int64_t, const T*, std::int64_t, const T*, std::int64_t, T*, std::int64_t, Write, std::int64_t,
                       const T*);
 
 template <class T, int vectors, bool partial, bool fetch, int... i>
@@ -180,7 +188,7 @@ PYHAR_INLINE void each_tile(std::int64_t count, const Body& body) {
 // B comes from far away, and the matrix at `next` is what will be read after it.
 template <class T>
 void outer_product(std::int64_t rows, std::int64_t columns, std::int64_t depth, const T* a, std::int64_t a_step, const T* b,
-                   std::int64_t b_step, T* c, std::int64_t c_step, bool add, const T* next = nullptr) {
+                   std::int64_t b_step, T* c, std::int64_t c_step, Write write, const T* next = nullptr) {
     constexpr std::int64_t pair = 2 * lanes<T>;
     std::int64_t n = 0;
     for (; n + pair <= columns; n += pair) {
@@ -188,14 +196,14 @@ void outer_product(std::int64_t rows, std::int64_t columns, std::int64_t depth, 
         each_tile(rows, [&](std::int64_t i, std::int64_t height) {
             const bool fetch = i == 0 && ahead != nullptr;
             const Tile<T> f = fetch ? tile_of<T, 2, false, true>(height) : tile_of<T, 2, false, false>(height);
-            f(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, add, 0, ahead);
+            f(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, write, 0, ahead);
         });
     }
     for (; n < columns; n += lanes<T>) {
         const std::int64_t last = columns - n;
         each_tile(rows, [&](std::int64_t i, std::int64_t height) {
             const Tile<T> f = last < lanes<T> ? tile_of<T, 1, true, false>(height) : tile_of<T, 1, false, false>(height);
-            f(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, add, last, nullptr);
+            f(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, write, last, nullptr);
         });
     }
 }

@@ -80,7 +80,7 @@ void product_over_rows(const Features<T>& features, std::int64_t rows, std::int6
                 features.load(u, height, w, columns, panel, panel_step<T>);
             }
             outer_product<T>(joints, columns, height, left + u * left_step, left_step, block.rows, block.step,
-                             out + (w - begin), out_step, u > 0, next);
+                             out + (w - begin), out_step, u > 0 ? Write::add : Write::over, next);
         });
     });
 }
@@ -156,20 +156,24 @@ void product_over_columns(const Features<T>& features, std::int64_t columns, std
     }
 }
 
-// G for u in [u, u + rows), w in [w, w + columns), stored; L (joints, left_step) and R (joints, right_step).
+// G for u in [u, u + rows), w in [w, w + columns), stored, past the caches if it is `large`; L (joints, left_step) and
+// R (joints, right_step).
 template <class T>
 void product_outer(const Features<T>& gradient, std::int64_t u, std::int64_t rows, std::int64_t w, std::int64_t columns,
-                   std::int64_t joints, const T* left, std::int64_t left_step, const T* right, std::int64_t right_step) {
+                   std::int64_t joints, const T* left, std::int64_t left_step, const T* right, std::int64_t right_step,
+                   bool large) {
     each_tile(rows, [&](std::int64_t first, std::int64_t height) {
         const T* a = left + u + first;
         if (gradient.direct()) {
             const Block<T> to = gradient.from(u + first, w);
-            outer_product<T>(height, columns, joints, a, left_step, right + w, right_step, to.rows, to.step, false);
+            const bool aligned = reinterpret_cast<std::uintptr_t>(to.rows) % sizeof(Vec<T>) == 0 && to.step % lanes<T> == 0;
+            outer_product<T>(height, columns, joints, a, left_step, right + w, right_step, to.rows, to.step,
+                             large && aligned ? Write::stream : Write::over);
             return;
         }
         Frame frame;
         T* panel = scratch<T>(tile_rows * panel_step<T>);
-        outer_product<T>(height, columns, joints, a, left_step, right + w, right_step, panel, panel_step<T>, false);
+        outer_product<T>(height, columns, joints, a, left_step, right + w, right_step, panel, panel_step<T>, Write::over);
         gradient.store(u + first, height, w, columns, panel, panel_step<T>);
     });
 }
