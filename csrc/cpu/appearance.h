@@ -61,12 +61,13 @@ struct ImageMemory {
           by_pixel(scratch<T>(size.pixels() * joint_step)) {}
 };
 
-// to[i][j] = from[j][i] for i in [begin, end), zero in the lanes after the last joint.
+// to[i][j] = from[j][i] for i < count, and zeros where a vector would go on after the last joint.
 template <class T>
-void transpose_joints(const T* from, std::int64_t from_step, std::int64_t joints, std::int64_t begin, std::int64_t end, T* to,
+void transpose_joints(const T* from, std::int64_t from_step, std::int64_t joints, std::int64_t count, T* to,
                       std::int64_t to_step) {
-    transpose<T>(from + begin, from_step, joints, end - begin, to + begin * to_step, to_step);
-    for (std::int64_t i = begin; i < end && joints < to_step; ++i) {
+    transpose<T>(from, from_step, joints, count, to, to_step);
+    if (joints_left_over<T>(joints) > 0) return;  // no vector does
+    for (std::int64_t i = 0; i < count && joints < to_step; ++i) {
         for (std::int64_t j = joints; j < to_step; ++j) to[i * to_step + j] = T(0);
     }
 }
@@ -85,7 +86,7 @@ void appearance_forward(const Pose<T>& pose, const ForwardOutputs& out) {
                    [&](std::int64_t, std::int64_t j, std::int64_t count) {
                        planes_forward(pose, out, b, j, count, memory.e + j * memory.step, memory.step);
                    });
-        transpose_joints<T>(memory.e, memory.step, joints, 0, pixels, memory.by_pixel, memory.joint_step);
+        transpose_joints<T>(memory.e, memory.step, joints, pixels, memory.by_pixel, memory.joint_step);
         const Features<T> features(problem.features, b, size.rows, size.columns, by_pixel);
         const Image<T> appearance(out.appearance, b, size.channels, 1);  // its "pixels" are the channels
         each_piece_of_work(size.channels, channel_range, parallel, [&](std::int64_t begin, std::int64_t end) {
@@ -141,7 +142,7 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
                 const T r = pose.softmax() ? pose.stats(b, j)[1] : T(1);
                 for (std::int64_t c = 0; c < channels; ++c) scaled[j * channel_step + c] = g[j * channel_step + c] * r;
             }
-            transpose_joints<T>(g, channel_step, joints, 0, channels, g_by_channel, joint_step);
+            transpose_joints<T>(g, channel_step, joints, channels, g_by_channel, joint_step);
         }
         each_group(pose, b, b + 1, pose.together(planar), parallel, forward_work / 2,
                    [&](std::int64_t, std::int64_t j, std::int64_t count) {

@@ -16,7 +16,7 @@ namespace pyhar {
 namespace PYHAR_ISA {
 
 // Rows of features that are taken together; sums are added up in groups of them, whatever the number of threads.
-constexpr std::int64_t group_rows = 48;
+constexpr std::int64_t group_rows = 96;
 
 // The features of one image as that matrix.
 template <class T>

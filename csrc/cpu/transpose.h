@@ -95,8 +95,8 @@ inline void transpose(const T* from, std::int64_t from_step, std::int64_t rows, 
             for (std::int64_t k = i; k < i + square; ++k) to[j * to_step + k] = from[k * from_step + j];
         }
     }
-    for (; i < rows; ++i) {
-        for (std::int64_t j = 0; j < columns; ++j) to[j * to_step + i] = from[i * from_step + j];
+    for (std::int64_t j = 0; j < columns && i < rows; ++j) {
+        for (std::int64_t k = i; k < rows; ++k) to[j * to_step + k] = from[k * from_step + j];
     }
 }
 
