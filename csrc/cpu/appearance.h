@@ -17,7 +17,7 @@ bool rows_are_pixels(const Problem& problem) {
     return size.channels > 1 && Image<T>(problem.features, 0, size.rows, size.columns).channels_innermost();
 }
 
-constexpr std::int64_t channel_range = 48;          // channels that are one piece of work, forward
+constexpr std::int64_t channel_range = 48;           // channels that are one piece of work, forward
 constexpr std::int64_t pixel_range = panel_columns;  // pixels, backward
 
 // Runs image(b, parallel) for all images.
@@ -129,8 +129,8 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
         const std::int64_t channel_step = round_up<T>(channels) + lanes<T>;
         T* e = scratch<T>(joints * step);
         T* s = s_wanted ? scratch<T>(joints * step) : nullptr;
-        T* g = nullptr;          // g_appearance (joints, channels)
-        T* scaled = nullptr;     // the same times r
+        T* g = nullptr;             // g_appearance (joints, channels)
+        T* scaled = nullptr;        // the same times r
         T* g_by_channel = nullptr;  // the same transposed
         if (through_features) {
             g = scratch<T>(joints * channel_step);
@@ -157,18 +157,20 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
                        }
                    });
         const Features<T> features(problem.features, b, size.rows, size.columns, by_pixel);
-        const Features<T> gradient = out.features ? Features<T>(out.features, b, size.rows, size.columns, by_pixel) : Features<T>();
+        const Features<T> gradient =
+            out.features ? Features<T>(out.features, b, size.rows, size.columns, by_pixel) : Features<T>();
         if (s_wanted || out.features) {
             each_piece_of_work(pixels, pixel_range, parallel, [&](std::int64_t begin, std::int64_t end) {
                 each_piece(begin, end, pixel_range, [&](std::int64_t p, std::int64_t count) {
                     Frame inner;
                     if (s_wanted && by_pixel) {
                         T* s_by_pixel = scratch<T>(count * joint_step);
-                        product_over_columns<T>(features, channels, p, p + count, g_by_channel, joint_step, g, channel_step,
-                                                joints, s_by_pixel, joint_step);
+                        product_over_columns<T>(features, channels, p, p + count, g_by_channel, joint_step, g,
+                                                channel_step, joints, s_by_pixel, joint_step);
                         transpose<T>(s_by_pixel, joint_step, count, joints, s + p, step);
                     } else if (s_wanted) {
-                        product_over_rows<T>(features, channels, p, p + count, g_by_channel, joint_step, joints, s + p, step);
+                        product_over_rows<T>(features, channels, p, p + count, g_by_channel, joint_step, joints, s + p,
+                                             step);
                     }
                     if (!gradient) return;
                     if (!through_features) {
@@ -178,8 +180,7 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
                             product_outer<T>(gradient, p, count, c, n, joints, e, step, scaled, channel_step, large);
                         });
                     } else {
-                        product_outer<T>(gradient, 0, channels, p, count, joints, scaled, channel_step, e, step,
-                                         large);
+                        product_outer<T>(gradient, 0, channels, p, count, joints, scaled, channel_step, e, step, large);
                     }
                 });
                 if (large) finish_streams();
@@ -188,7 +189,8 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
         if (!planes_wanted) return;
         each_group(pose, b, b + 1, pose.together(planar), parallel, backward_work,
                    [&](std::int64_t, std::int64_t j, std::int64_t count) {
-                       planes_backward(pose, out, b, j, count, e + j * step, s == nullptr ? nullptr : s + j * step, step);
+                       planes_backward(pose, out, b, j, count, e + j * step, s == nullptr ? nullptr : s + j * step,
+                                       step);
                    });
     });
 }
