@@ -115,10 +115,10 @@ pyhar::Problem problem(const std::array<std::int64_t, 5>& size, bool wide, const
     return p;
 }
 
-void cpu_forward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& logits, const pyhar::Map& features,
-                 const pyhar::Map& depth, const pyhar::Map& beta, double scale, const std::array<double, 4>& grid,
-                 bool window, Address stats, Address xy, Address z, Address confidence, const pyhar::Map& appearance,
-                 const pyhar::Map& probs) {
+void cpu_forward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& logits,
+                 const pyhar::Map& features, const pyhar::Map& depth, const pyhar::Map& beta, double scale,
+                 const std::array<double, 4>& grid, bool window, Address stats, Address xy, Address z,
+                 Address confidence, const pyhar::Map& appearance, const pyhar::Map& probs) {
     const auto p = problem(size, wide, logits, features, depth, beta, scale, grid, window, stats);
     pyhar::ForwardOutputs out;
     out.xy = pointer(xy), out.z = pointer(z), out.confidence = pointer(confidence);
@@ -128,11 +128,11 @@ void cpu_forward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar
     kernels.forward(p, out);
 }
 
-void cpu_backward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& logits, const pyhar::Map& features,
-                  const pyhar::Map& depth, const pyhar::Map& beta, double scale, const std::array<double, 4>& grid,
-                  bool window, Address stats, Address g_xy, Address g_z, Address g_confidence,
-                  const pyhar::Map& g_appearance, const pyhar::Map& g_probs, const pyhar::Map& d_logits,
-                  const pyhar::Map& d_features, const pyhar::Map& d_depth, Address d_beta) {
+void cpu_backward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& logits,
+                  const pyhar::Map& features, const pyhar::Map& depth, const pyhar::Map& beta, double scale,
+                  const std::array<double, 4>& grid, bool window, Address stats, Address g_xy, Address g_z,
+                  Address g_confidence, const pyhar::Map& g_appearance, const pyhar::Map& g_probs,
+                  const pyhar::Map& d_logits, const pyhar::Map& d_features, const pyhar::Map& d_depth, Address d_beta) {
     const auto p = problem(size, wide, logits, features, depth, beta, scale, grid, window, stats);
     pyhar::Gradients out;
     out.g_xy = pointer(g_xy), out.g_z = pointer(g_z), out.g_confidence = pointer(g_confidence);
@@ -173,8 +173,9 @@ PYBIND11_MODULE(_native, m) {
           "How this module was built: version, compiler, cpp_standard, openmp, cuda_toolkit (13000 for 13.0, 0: none).");
     m.def("cpu_features", &pyhar::cpu_features,
           "Vector instruction sets that the CPU and operating system offer, named as in Linux's /proc/cpuinfo.");
-    m.def("cpu_isa", [] { return std::string(pyhar::kernels().name); },
-          "The instruction set the CPU kernels use: the best offered, or what PYHAR_CPU_ISA or use_cpu_isa() named.");
+    m.def(
+        "cpu_isa", [] { return std::string(pyhar::kernels().name); },
+        "The instruction set the CPU kernels use: the best offered, or what PYHAR_CPU_ISA or use_cpu_isa() named.");
     m.def("cpu_isas", &cpu_isas, "The instruction sets the CPU kernels could use here, best first.");
     m.def("use_cpu_isa", &pyhar::use_kernels, "Have the CPU kernels use this instruction set from now on.");
     m.def("cpu_forward", &cpu_forward, "The forward of the CPU backend; see kernels/cpu.py, its only caller.");

@@ -36,14 +36,13 @@ def why_unusable() -> str | None:
 def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None) -> str | None:
     """Return why the backend cannot serve tensors like these, or None."""
     for name, tensor in (("logits", logits), ("features", features), ("depth_logits", depth_logits), ("beta", beta)):
-        if tensor is None:
+        if tensor is None or (tensor.is_cpu and tensor.dtype in _CODES and tensor.layout is torch.strided):
             continue
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             return f"{name} is on {tensor.device}, not on the CPU"
         if tensor.dtype not in _CODES:
             return f"{name} has type {tensor.dtype}"
-        if tensor.layout != torch.strided:
-            return f"{name} has layout {tensor.layout}"
+        return f"{name} has layout {tensor.layout}"
     return None
 
 

@@ -17,7 +17,7 @@ bool rows_are_pixels(const Problem& problem) {
     return size.channels > 1 && Image<T>(problem.features, 0, size.rows, size.columns).channels_innermost();
 }
 
-constexpr std::int64_t channel_range = 48;          // channels that are one piece of work, forward
+constexpr std::int64_t channel_range = 48;           // channels that are one piece of work, forward
 constexpr std::int64_t pixel_range = panel_columns;  // pixels, backward
 
 // Runs image(b, parallel) for all images.
@@ -61,12 +61,13 @@ struct ImageMemory {
           by_pixel(scratch<T>(size.pixels() * joint_step)) {}
 };
 
-// to[i][j] = from[j][i] for i in [begin, end), zero in the lanes after the last joint.
+// to[i][j] = from[j][i] for i < count, and zeros where a vector would go on after the last joint.
 template <class T>
-void transpose_joints(const T* from, std::int64_t from_step, std::int64_t joints, std::int64_t begin, std::int64_t end, T* to,
+void transpose_joints(const T* from, std::int64_t from_step, std::int64_t joints, std::int64_t count, T* to,
                       std::int64_t to_step) {
-    transpose<T>(from + begin, from_step, joints, end - begin, to + begin * to_step, to_step);
-    for (std::int64_t i = begin; i < end && joints < to_step; ++i) {
+    transpose<T>(from, from_step, joints, count, to, to_step);
+    if (joints_left_over<T>(joints) > 0) return;  // no vector does
+    for (std::int64_t i = 0; i < count && joints < to_step; ++i) {
         for (std::int64_t j = joints; j < to_step; ++j) to[i * to_step + j] = T(0);
     }
 }
@@ -85,7 +86,7 @@ void appearance_forward(const Pose<T>& pose, const ForwardOutputs& out) {
                    [&](std::int64_t, std::int64_t j, std::int64_t count) {
                        planes_forward(pose, out, b, j, count, memory.e + j * memory.step, memory.step);
                    });
-        transpose_joints<T>(memory.e, memory.step, joints, 0, pixels, memory.by_pixel, memory.joint_step);
+        transpose_joints<T>(memory.e, memory.step, joints, pixels, memory.by_pixel, memory.joint_step);
         const Features<T> features(problem.features, b, size.rows, size.columns, by_pixel);
         const Image<T> appearance(out.appearance, b, size.channels, 1);  // its "pixels" are the channels
         each_piece_of_work(size.channels, channel_range, parallel, [&](std::int64_t begin, std::int64_t end) {
@@ -120,14 +121,16 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
     const bool planes_wanted = out.logits || out.depth || out.beta != nullptr;
     const bool through_features = static_cast<bool>(out.g_appearance);
     const bool s_wanted = through_features && (out.logits || out.beta != nullptr);
+    // More than the caches of a few cores: it will be gone from them before anybody reads it.
+    const bool large = size.batch * channels * pixels * static_cast<std::int64_t>(sizeof(T)) >= std::int64_t{1} << 22;
     each_image<T>(size, s_wanted && out.features ? 2 : 1, [&](std::int64_t b, bool parallel) {
         Frame frame;
         const std::int64_t step = plane_memory<T>(pixels), joint_step = round_up<T>(joints);
         const std::int64_t channel_step = round_up<T>(channels) + lanes<T>;
         T* e = scratch<T>(joints * step);
         T* s = s_wanted ? scratch<T>(joints * step) : nullptr;
-        T* g = nullptr;          // g_appearance (joints, channels)
-        T* scaled = nullptr;     // the same times r
+        T* g = nullptr;             // g_appearance (joints, channels)
+        T* scaled = nullptr;        // the same times r
         T* g_by_channel = nullptr;  // the same transposed
         if (through_features) {
             g = scratch<T>(joints * channel_step);
@@ -139,7 +142,7 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
                 const T r = pose.softmax() ? pose.stats(b, j)[1] : T(1);
                 for (std::int64_t c = 0; c < channels; ++c) scaled[j * channel_step + c] = g[j * channel_step + c] * r;
             }
-            transpose_joints<T>(g, channel_step, joints, 0, channels, g_by_channel, joint_step);
+            transpose_joints<T>(g, channel_step, joints, channels, g_by_channel, joint_step);
         }
         each_group(pose, b, b + 1, pose.together(planar), parallel, forward_work / 2,
                    [&](std::int64_t, std::int64_t j, std::int64_t count) {
@@ -154,36 +157,40 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
                        }
                    });
         const Features<T> features(problem.features, b, size.rows, size.columns, by_pixel);
-        const Features<T> gradient = out.features ? Features<T>(out.features, b, size.rows, size.columns, by_pixel) : Features<T>();
+        const Features<T> gradient =
+            out.features ? Features<T>(out.features, b, size.rows, size.columns, by_pixel) : Features<T>();
         if (s_wanted || out.features) {
             each_piece_of_work(pixels, pixel_range, parallel, [&](std::int64_t begin, std::int64_t end) {
                 each_piece(begin, end, pixel_range, [&](std::int64_t p, std::int64_t count) {
                     Frame inner;
                     if (s_wanted && by_pixel) {
                         T* s_by_pixel = scratch<T>(count * joint_step);
-                        product_over_columns<T>(features, channels, p, p + count, g_by_channel, joint_step, g, channel_step,
-                                                joints, s_by_pixel, joint_step);
+                        product_over_columns<T>(features, channels, p, p + count, g_by_channel, joint_step, g,
+                                                channel_step, joints, s_by_pixel, joint_step);
                         transpose<T>(s_by_pixel, joint_step, count, joints, s + p, step);
                     } else if (s_wanted) {
-                        product_over_rows<T>(features, channels, p, p + count, g_by_channel, joint_step, joints, s + p, step);
+                        product_over_rows<T>(features, channels, p, p + count, g_by_channel, joint_step, joints, s + p,
+                                             step);
                     }
                     if (!gradient) return;
                     if (!through_features) {
                         fill_zero<T>(gradient, by_pixel, p, count, channels);
                     } else if (by_pixel) {
                         each_piece(0, channels, panel_columns, [&](std::int64_t c, std::int64_t n) {
-                            product_outer<T>(gradient, p, count, c, n, joints, e, step, scaled, channel_step);
+                            product_outer<T>(gradient, p, count, c, n, joints, e, step, scaled, channel_step, large);
                         });
                     } else {
-                        product_outer<T>(gradient, 0, channels, p, count, joints, scaled, channel_step, e, step);
+                        product_outer<T>(gradient, 0, channels, p, count, joints, scaled, channel_step, e, step, large);
                     }
                 });
+                if (large) finish_streams();
             });
         }
         if (!planes_wanted) return;
         each_group(pose, b, b + 1, pose.together(planar), parallel, backward_work,
                    [&](std::int64_t, std::int64_t j, std::int64_t count) {
-                       planes_backward(pose, out, b, j, count, e + j * step, s == nullptr ? nullptr : s + j * step, step);
+                       planes_backward(pose, out, b, j, count, e + j * step, s == nullptr ? nullptr : s + j * step,
+                                       step);
                    });
     });
 }

@@ -1,5 +1,5 @@
-// The entry points for one instruction set. A source file includes the standard headers, sets PYHAR_ISA (a namespace and
-// a name) and the compiler's target, and then includes this.
+// The entry points for one instruction set. A source file includes the standard headers, sets PYHAR_ISA (a namespace
+// and a name) and the compiler's target, and then includes this.
 #pragma once
 
 #include "cpu/appearance.h"
@@ -13,7 +13,8 @@ void forward_of(const Problem& problem, const ForwardOutputs& out) {
     const Pose<T> pose(problem, out.xy != nullptr);
     if (out.appearance) return appearance_forward(pose, out);
     const Sizes& size = problem.size;
-    const bool planar = is_planar<T>(problem.logits, size) && is_planar<T>(problem.depth, size) && is_planar<T>(out.probs, size);
+    const bool planar =
+        is_planar<T>(problem.logits, size) && is_planar<T>(problem.depth, size) && is_planar<T>(out.probs, size);
     each_group(pose, 0, size.batch, pose.together(planar), true, forward_work,
                [&](std::int64_t b, std::int64_t j, std::int64_t count) {
                    planes_forward<T>(pose, out, b, j, count, nullptr, 0);
@@ -27,7 +28,8 @@ void backward_of(const Problem& problem, const Gradients& out) {
     if (problem.features) return appearance_backward(pose, out);
     const Sizes& size = problem.size;
     const bool planar = is_planar<T>(problem.logits, size) && is_planar<T>(problem.depth, size) &&
-                        is_planar<T>(out.g_probs, size) && is_planar<T>(out.logits, size) && is_planar<T>(out.depth, size);
+                        is_planar<T>(out.g_probs, size) && is_planar<T>(out.logits, size) &&
+                        is_planar<T>(out.depth, size);
     each_group(pose, 0, size.batch, pose.together(planar), true, backward_work,
                [&](std::int64_t b, std::int64_t j, std::int64_t count) {
                    planes_backward<T>(pose, out, b, j, count, nullptr, nullptr, 0);

@@ -21,59 +21,68 @@ constexpr std::int64_t panel_columns = 256;
 template <class T>
 constexpr std::int64_t panel_step = panel_columns + lanes<T>;
 
-// C[i][n] = sum over k of A(k, i) * B[k][n], or that added to C, for `rows` i and `vectors` vectors of n, the last of
-// which has `last` columns if `partial`. A(k, i) is a[k*a_step + i]. With `fetch`, rows like those of B at `ahead` are
-// brought into the cache on the way.
+// What becomes of a product: it is written over C, added to it, or written past the caches. The last spares reading
+// what is overwritten, and leaves the caches to what is read again; C must be aligned to vectors.
+enum class Write { over, add, stream };
+
+// C[i][n] = sum over k of A(k, i) * B[k][n], or that added to C, for `rows` i and `repeats` times `vectors` vectors of
+// n, the last of which has `last` columns if `partial`. A(k, i) is a[k*a_step + i]. With `fetch`, rows like those of B
+// at `ahead` are brought into the cache on the way.
 template <class T, int rows, int vectors, bool partial, bool fetch>
 PYHAR_NOINLINE void tile(std::int64_t depth, const T* PYHAR_RESTRICT a, std::int64_t a_step, const T* PYHAR_RESTRICT b,
-                         std::int64_t b_step, T* PYHAR_RESTRICT c, std::int64_t c_step, bool add, std::int64_t last,
-                         const T* ahead) {
-    Vec<T> sum[rows][vectors];
-    PYHAR_UNROLL
-    for (int i = 0; i < rows; ++i) {
+                         std::int64_t b_step, T* PYHAR_RESTRICT c, std::int64_t c_step, Write write,
+                         std::int64_t repeats, std::int64_t last, const T* ahead) {
+    for (std::int64_t repeat = 0; repeat < repeats; ++repeat, b += vectors * lanes<T>, c += vectors * lanes<T>) {
+        Vec<T> sum[rows][vectors];
         PYHAR_UNROLL
-        for (int v = 0; v < vectors; ++v) sum[i][v] = Vec<T>{};
-    }
-    for (std::int64_t k = 0; k < depth; ++k) {
-        Vec<T> row[vectors];
-        PYHAR_UNROLL
-        for (int v = 0; v < vectors; ++v) {
-            const T* p = b + v * lanes<T>;
-            row[v] = partial && v == vectors - 1 ? load_first<T>(p, last, T(0)) : load<T>(p);
+        for (int i = 0; i < rows; ++i) {
+            PYHAR_UNROLL
+            for (int v = 0; v < vectors; ++v) sum[i][v] = Vec<T>{};
+        }
+        const T *left = a, *right = b;
+        for (std::int64_t k = 0; k < depth; ++k) {
+            Vec<T> row[vectors];
+            PYHAR_UNROLL
+            for (int v = 0; v < vectors; ++v) {
+                const T* p = right + v * lanes<T>;
+                row[v] = partial && v == vectors - 1 ? load_first<T>(p, last, T(0)) : load<T>(p);
+            }
+            PYHAR_UNROLL
+            for (int i = 0; i < rows; ++i) {
+                const Vec<T> factor = splat<T>(left[i]);
+                PYHAR_UNROLL
+                for (int v = 0; v < vectors; ++v) sum[i][v] += factor * row[v];
+            }
+            if constexpr (fetch) {
+                prefetch(ahead);
+                if (vectors * sizeof(Vec<T>) > 64) prefetch(ahead + 64 / sizeof(T));
+                ahead += b_step;
+            }
+            left += a_step;
+            right += b_step;
         }
         PYHAR_UNROLL
         for (int i = 0; i < rows; ++i) {
-            const Vec<T> left = splat<T>(a[i]);
             PYHAR_UNROLL
-            for (int v = 0; v < vectors; ++v) sum[i][v] += left * row[v];
-        }
-        if constexpr (fetch) {
-            prefetch(ahead);
-            if (vectors * sizeof(Vec<T>) > 64) prefetch(ahead + 64 / sizeof(T));
-            ahead += b_step;
-        }
-        a += a_step;
-        b += b_step;
-    }
-    PYHAR_UNROLL
-    for (int i = 0; i < rows; ++i) {
-        PYHAR_UNROLL
-        for (int v = 0; v < vectors; ++v) {
-            T* p = c + i * c_step + v * lanes<T>;
-            if (partial && v == vectors - 1) {
-                if (add) sum[i][v] += load_first<T>(p, last, T(0));
-                store_first<T>(p, sum[i][v], last);
-            } else {
-                if (add) sum[i][v] += load<T>(p);
-                store<T>(p, sum[i][v]);
+            for (int v = 0; v < vectors; ++v) {
+                T* p = c + i * c_step + v * lanes<T>;
+                if (partial && v == vectors - 1) {
+                    if (write == Write::add) sum[i][v] += load_first<T>(p, last, T(0));
+                    store_first<T>(p, sum[i][v], last);
+                } else if (write == Write::stream) {
+                    stream<T>(p, sum[i][v]);
+                } else {
+                    if (write == Write::add) sum[i][v] += load<T>(p);
+                    store<T>(p, sum[i][v]);
+                }
             }
         }
     }
 }
 
 template <class T>
-using Tile = void (*)(std::int64_t, const T*, std::int64_t, const T*, std::int64_t, T*, std::int64_t, bool, std::int64_t,
-                      const T*);
+using Tile = void (*)(std::int64_t, const T*, std::int64_t, const T*, std::int64_t, T*, std::int64_t, Write,
+                      std::int64_t, std::int64_t, const T*);
 
 template <class T, int vectors, bool partial, bool fetch, int... i>
 PYHAR_INLINE Tile<T> tile_of(int rows, std::integer_sequence<int, i...>) {
@@ -102,8 +111,8 @@ PYHAR_INLINE void copy_vector(const Copy<T>& copy, std::int64_t row, std::int64_
     store<T>(copy.to + row * panel_step<T> + column, load<T>(copy.from + row * copy.from_step + column));
 }
 
-// C[i][n] = sum over k of a[k + i*panel_step] * b[k*b_step + n], or that added to C, for `rows` i and `vectors` vectors of
-// n; meanwhile the next panel is copied.
+// C[i][n] = sum over k of a[k + i*panel_step] * b[k*b_step + n], or that added to C, for `rows` i and `vectors` vectors
+// of n; meanwhile the next panel is copied.
 template <class T, int rows, int vectors>
 PYHAR_NOINLINE void tile_across(std::int64_t depth, const T* PYHAR_RESTRICT a, const T* PYHAR_RESTRICT b,
                                 std::int64_t b_step, T* PYHAR_RESTRICT c, std::int64_t c_step, bool add,
@@ -176,26 +185,32 @@ PYHAR_INLINE void each_tile(std::int64_t count, const Body& body) {
     }
 }
 
-// C[i][n] (+)= sum over k < depth of a[k*a_step + i] * b[k*b_step + n] for i < rows, n < columns. If `next` is not null,
-// B comes from far away, and the matrix at `next` is what will be read after it.
+// C[i][n] (+)= sum over k < depth of a[k*a_step + i] * b[k*b_step + n] for i < rows, n < columns. If `next` is not
+// null, B comes from far away, and the matrix at `next` is what will be read after it.
 template <class T>
-void outer_product(std::int64_t rows, std::int64_t columns, std::int64_t depth, const T* a, std::int64_t a_step, const T* b,
-                   std::int64_t b_step, T* c, std::int64_t c_step, bool add, const T* next = nullptr) {
+void outer_product(std::int64_t rows, std::int64_t columns, std::int64_t depth, const T* a, std::int64_t a_step,
+                   const T* b, std::int64_t b_step, T* c, std::int64_t c_step, Write write, const T* next = nullptr) {
     constexpr std::int64_t pair = 2 * lanes<T>;
     std::int64_t n = 0;
+    if (rows <= tile_rows && next == nullptr) {
+        const std::int64_t pairs = columns / pair;
+        tile_of<T, 2, false, false>(rows)(depth, a, a_step, b, b_step, c, c_step, write, pairs, 0, nullptr);
+        n = pairs * pair;
+    }
     for (; n + pair <= columns; n += pair) {
         const T* ahead = next == nullptr ? nullptr : n + 2 * pair <= columns ? b + n + pair : next;
         each_tile(rows, [&](std::int64_t i, std::int64_t height) {
             const bool fetch = i == 0 && ahead != nullptr;
             const Tile<T> f = fetch ? tile_of<T, 2, false, true>(height) : tile_of<T, 2, false, false>(height);
-            f(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, add, 0, ahead);
+            f(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, write, 1, 0, ahead);
         });
     }
     for (; n < columns; n += lanes<T>) {
         const std::int64_t last = columns - n;
         each_tile(rows, [&](std::int64_t i, std::int64_t height) {
-            const Tile<T> f = last < lanes<T> ? tile_of<T, 1, true, false>(height) : tile_of<T, 1, false, false>(height);
-            f(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, add, last, nullptr);
+            const Tile<T> f =
+                last < lanes<T> ? tile_of<T, 1, true, false>(height) : tile_of<T, 1, false, false>(height);
+            f(depth, a + i, a_step, b + n, b_step, c + i * c_step + n, c_step, write, 1, last, nullptr);
         });
     }
 }

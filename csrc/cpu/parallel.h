@@ -24,10 +24,10 @@ using RangeTask = void (*)(void* context, std::int64_t begin, std::int64_t end);
 // Compiled once for the plain instruction set, so that no outlined OpenMP body needs another one.
 void run_ranges(std::int64_t count, std::int64_t grain, int threads, RangeTask task, void* context);
 
-// The threads worth waking for `work` floating-point-like operations split over `units`: what takes a few tens of
-// microseconds is done sooner by one.
+// The threads worth waking for `work` floating-point operations split over `units`: what takes ten microseconds is done
+// sooner by one.
 inline int useful_threads(double work, std::int64_t units) {
-    constexpr double worth_a_thread = 4e5;
+    constexpr double worth_a_thread = 1e6;
     std::int64_t n = max_threads();
     if (units < n) n = units;
     if (work < worth_a_thread * static_cast<double>(n)) n = static_cast<std::int64_t>(work / worth_a_thread);

@@ -19,7 +19,8 @@ template <class T>
 Grid<T> make_grid(const double* grid, std::int64_t rows, std::int64_t columns, T* memory) {
     T* x = memory;
     T* y = memory + round_up<T>(rows * columns);
-    for (std::int64_t i = 0; i < columns; ++i) x[i] = static_cast<T>(i) / static_cast<T>(grid[0]) + static_cast<T>(grid[1]);
+    for (std::int64_t i = 0; i < columns; ++i)
+        x[i] = static_cast<T>(i) / static_cast<T>(grid[0]) + static_cast<T>(grid[1]);
     for (std::int64_t k = 0; k < rows; ++k) {
         const T value = static_cast<T>(k) / static_cast<T>(grid[2]) + static_cast<T>(grid[3]);
         for (std::int64_t i = 0; i < columns; ++i) {
@@ -114,9 +115,8 @@ void exponentials_of_plane(const T* logits, std::int64_t pixels, bool softmax, T
             store<T>(e + i, exponentials(load_some<T>(logits + i, n, -infinity<T>)));
         });
     } else {
-        each_vector<T>(0, pixels, [&](std::int64_t i, std::int64_t n) {
-            store<T>(e + i, load_some<T>(logits + i, n, T(0)));
-        });
+        each_vector<T>(0, pixels,
+                       [&](std::int64_t i, std::int64_t n) { store<T>(e + i, load_some<T>(logits + i, n, T(0))); });
     }
 }
 
@@ -213,7 +213,8 @@ T share_among_windows(const T* h, std::int64_t rows, std::int64_t columns, T gra
     const Vec<T> number = lane_numbers<T>();
     const auto each_best = [&](const auto& visit) {
         each_window<T>(h, rows, columns, [&](std::int64_t first, Vec<T> sums, std::int64_t n) {
-            const Vec<T> hit = sums == splat<T>(best) ? (number < splat<T>(static_cast<T>(n)) ? splat<T>(1) : Vec<T>{}) : Vec<T>{};
+            const Vec<T> hit =
+                sums == splat<T>(best) ? (number < splat<T>(static_cast<T>(n)) ? splat<T>(1) : Vec<T>{}) : Vec<T>{};
             if (sum_lanes<T>(hit) == T(0)) return;
             T hits[lanes<T>];
             store<T>(hits, hit);
@@ -248,16 +249,16 @@ struct PlaneGradient {
     bool softmax, window;
     Grid<T> grid;
     // In:
-    const T* logits;    // needed where e is not given, or d_beta is wanted
-    const T* depth;     // null where no gradient comes through the depth
-    bool e_given;       // e holds exp(beta * (logits - m)), or the probabilities, already
-    bool s_given;       // s holds terms already
-    T beta, m, r;       // r = 1 without softmax
+    const T* logits;  // needed where e is not given, or d_beta is wanted
+    const T* depth;   // null where no gradient comes through the depth
+    bool e_given;     // e holds exp(beta * (logits - m)), or the probabilities, already
+    bool s_given;     // s holds terms already
+    T beta, m, r;     // r = 1 without softmax
     T g_x, g_y, g_z, g_confidence;
-    bool confident;     // a gradient comes through the confidence
+    bool confident;  // a gradient comes through the confidence
     // Working memory, plane_memory(pixels) numbers each; e is 0 in the lanes after the last pixel:
-    T *e, *s, *h;       // h only where window
-    // Out, null where not wanted:
+    T *e, *s, *h;  // h only where window
+    // Out, null where not wanted; d_logits may lie over logits and d_depth over depth:
     T *d_logits, *d_depth, *d_beta;
 };
 
@@ -352,11 +353,11 @@ void plane_backward(const PlaneGradient<T>& g) {
             if (peaked) s += e == top ? extra : Vec<T>{};
             if (g.softmax) {
                 const Vec<T> q = e * r * (s - mean);
-                if (g.d_logits != nullptr) store_some<T>(g.d_logits + i, beta * q, n);
                 if (g.d_beta != nullptr) {
                     const Vec<T> t = exponentials.below(load_some<T>(g.logits + i, n, T(0)));
                     sum += e == Vec<T>{} ? Vec<T>{} : t * q;  // a pixel without weight may be masked: t infinite
                 }
+                if (g.d_logits != nullptr) store_some<T>(g.d_logits + i, beta * q, n);
             } else if (g.d_logits != nullptr) {
                 store_some<T>(g.d_logits + i, s, n);
             }

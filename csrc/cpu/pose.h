@@ -41,7 +41,9 @@ public:
     Grid<T> grid() const { return grid_; }
     bool coordinates() const { return coordinates_; }
 
-    T* stats(std::int64_t b, std::int64_t j) const { return static_cast<T*>(problem_.stats) + 2 * (b * size_.joints + j); }
+    T* stats(std::int64_t b, std::int64_t j) const {
+        return static_cast<T*>(problem_.stats) + 2 * (b * size_.joints + j);
+    }
 
     T beta(std::int64_t b, std::int64_t j) const {
         return problem_.beta ? read_value<T>(problem_.beta, b, j) : static_cast<T>(problem_.scale);
@@ -51,8 +53,8 @@ public:
         return map ? Image<T>(map, b, size_.rows, size_.columns) : Image<T>();
     }
 
-    // Joints whose planes are taken together: one where they lie in memory as they are computed with; where their numbers
-    // alternate, as many as fit the second-level cache, since others' numbers come in the same cache lines.
+    // Joints whose planes are taken together: one where they lie in memory as they are computed with; where their
+    // numbers alternate, as many as fit the second-level cache, since others' numbers come in the same cache lines.
     std::int64_t together(bool planar) const {
         if (planar) return 1;
         const std::int64_t fit = (std::int64_t{1} << 18) / (size_.pixels() * static_cast<std::int64_t>(sizeof(T)));
@@ -68,8 +70,8 @@ private:
 
 // Runs body(batch, first joint, joints) for all planes, `together` at a time.
 template <class T, class Body>
-void each_group(const Pose<T>& pose, std::int64_t batch_begin, std::int64_t batch_end, std::int64_t together, bool parallel,
-                double work_per_pixel, const Body& body) {
+void each_group(const Pose<T>& pose, std::int64_t batch_begin, std::int64_t batch_end, std::int64_t together,
+                bool parallel, double work_per_pixel, const Body& body) {
     const std::int64_t joints = pose.size().joints, per_image = (joints + together - 1) / together;
     auto range = [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
@@ -79,7 +81,8 @@ void each_group(const Pose<T>& pose, std::int64_t batch_begin, std::int64_t batc
     };
     const std::int64_t groups = (batch_end - batch_begin) * per_image;
     const double work = work_per_pixel * static_cast<double>(pose.size().pixels());
-    const int threads = parallel ? useful_threads(work * static_cast<double>((batch_end - batch_begin) * joints), groups) : 1;
+    const int threads =
+        parallel ? useful_threads(work * static_cast<double>((batch_end - batch_begin) * joints), groups) : 1;
     // Ranges that are worth being handed out, and enough of them to even out the threads' speeds.
     const double worth = 1e5 / (work * static_cast<double>(together) + 1);
     const std::int64_t even = groups / (8 * threads);
@@ -133,11 +136,12 @@ void planes_forward(const Pose<T>& pose, const ForwardOutputs& out, std::int64_t
         }
         if (deep) static_cast<T*>(out.z)[plane] = sum.z * r;
         if (windowed || probs) {
-            T* to = windowed ? window_memory : in_place ? probs.channel_rows().rows + (j + k) * probs.channel_rows().step : e;
+            T* to = windowed   ? window_memory
+                    : in_place ? probs.channel_rows().rows + (j + k) * probs.channel_rows().step
+                               : e;
             const Vec<T> scale = splat<T>(r);
-            each_vector<T>(0, pixels, [&](std::int64_t i, std::int64_t n) {
-                store_some<T>(to + i, load<T>(e + i) * scale, n);
-            });
+            each_vector<T>(0, pixels,
+                           [&](std::int64_t i, std::int64_t n) { store_some<T>(to + i, load<T>(e + i) * scale, n); });
         }
         if (out.confidence != nullptr) {
             T peak;
@@ -154,11 +158,11 @@ void planes_forward(const Pose<T>& pose, const ForwardOutputs& out, std::int64_t
     if (probs && !in_place) probs.store(j, count, 0, pixels, e_own, step);
 }
 
-// Planes j .. j + count of image b, backward. `e` and `s`, if not null, hold exp(beta * (logits - m)) and the appearance's
-// part of s of each, `step` apart in plane_memory.
+// Planes j .. j + count of image b, backward. `e` and `s`, if not null, hold exp(beta * (logits - m)) and the
+// appearance's part of s of each, `step` apart in plane_memory.
 template <class T>
-void planes_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, std::int64_t j, std::int64_t count, T* e,
-                     T* s, std::int64_t given_step) {
+void planes_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, std::int64_t j, std::int64_t count,
+                     T* e, T* s, std::int64_t given_step) {
     const Problem& problem = pose.problem();
     const std::int64_t pixels = pose.size().pixels(), step = plane_memory<T>(pixels);
     Frame frame;
@@ -168,19 +172,19 @@ void planes_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, 
     const bool need_logits = e == nullptr || out.beta != nullptr;
     const bool deep = out.g_z != nullptr;
     const auto own = [&](std::int64_t rows) { return scratch<T>(rows * step); };
-    const auto input = [&](const Image<T>& image) {
-        return image.read(j, count, 0, pixels, image.planar() ? nullptr : own(count), step);
-    };
+    // Planes that have to be copied are overwritten by their gradients: half the memory stays longer in the cache.
+    T* h_own = need_logits && !logits.planar() ? own(count) : nullptr;
+    T* d_own = deep && !depth.planar() ? own(count) : nullptr;
     Block<const T> h{nullptr, 0}, d{nullptr, 0};
-    if (need_logits) h = input(logits);
-    if (deep) d = input(depth);
-    const auto output = [&](const Image<T>& image) {
+    if (need_logits) h = logits.read(j, count, 0, pixels, h_own, step);
+    if (deep) d = depth.read(j, count, 0, pixels, d_own, step);
+    const auto output = [&](const Image<T>& image, T* copy) {
         if (!image) return Block<T>{nullptr, 0};
-        if (!image.planar()) return Block<T>{own(count), step};
+        if (!image.planar()) return Block<T>{copy != nullptr ? copy : own(count), step};
         const Block<T> all = image.channel_rows();
         return Block<T>{all.rows + j * all.step, all.step};
     };
-    const Block<T> to_logits = output(d_logits), to_depth = output(d_depth);
+    const Block<T> to_logits = output(d_logits, h_own), to_depth = output(d_depth, d_own);
     Block<T> upstream{s, given_step};
     if (g_probs) {
         upstream = {own(count), step};
@@ -191,7 +195,9 @@ void planes_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, 
     T* window_memory = out.g_confidence != nullptr && problem.window ? own(1) : nullptr;
     for (std::int64_t k = 0; k < count; ++k) {
         const std::int64_t plane = b * pose.size().joints + j + k;
-        const auto value = [&](void* values, std::int64_t i) { return values == nullptr ? T(0) : static_cast<T*>(values)[i]; };
+        const auto value = [&](void* values, std::int64_t i) {
+            return values == nullptr ? T(0) : static_cast<T*>(values)[i];
+        };
         PlaneGradient<T> g{};
         g.rows = pose.size().rows, g.columns = pose.size().columns;
         g.softmax = pose.softmax(), g.window = problem.window;

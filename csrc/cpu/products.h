@@ -1,8 +1,8 @@
 // The three products of the appearance with one image of features.
 //
-// The features are a matrix F (U, W) read in the direction in which its memory runs: channels by pixels for planes, pixels
-// by channels where the channels are innermost. Either way there are three products with two narrow matrices, one with a
-// row of joints per pixel and one with a row of joints per channel:
+// The features are a matrix F (U, W) read in the direction in which its memory runs: channels by pixels for planes,
+// pixels by channels where the channels are innermost. Either way there are three products with two narrow matrices,
+// one with a row of joints per pixel and one with a row of joints per channel:
 //   over rows      O[j][w] = sum over u of L[u][j] * F[u][w]
 //   over columns   O[u][j] = sum over w of F[u][w] * R[w][j]
 //   outer          G[u][w] = sum over j of L[j][u] * R[j][w]
@@ -16,7 +16,7 @@ namespace pyhar {
 namespace PYHAR_ISA {
 
 // Rows of features that are taken together; sums are added up in groups of them, whatever the number of threads.
-constexpr std::int64_t group_rows = 48;
+constexpr std::int64_t group_rows = 96;
 
 // The features of one image as that matrix.
 template <class T>
@@ -64,8 +64,8 @@ PYHAR_INLINE void each_piece(std::int64_t begin, std::int64_t end, std::int64_t 
 
 // out[j][w - begin] for w in [begin, end), over all rows; L (rows, left_step).
 template <class T>
-void product_over_rows(const Features<T>& features, std::int64_t rows, std::int64_t begin, std::int64_t end, const T* left,
-                       std::int64_t left_step, std::int64_t joints, T* out, std::int64_t out_step) {
+void product_over_rows(const Features<T>& features, std::int64_t rows, std::int64_t begin, std::int64_t end,
+                       const T* left, std::int64_t left_step, std::int64_t joints, T* out, std::int64_t out_step) {
     Frame frame;
     T* panel = features.direct() ? nullptr : scratch<T>(group_rows * panel_step<T>);
     each_piece(begin, end, panel_columns, [&](std::int64_t w, std::int64_t columns) {
@@ -80,7 +80,7 @@ void product_over_rows(const Features<T>& features, std::int64_t rows, std::int6
                 features.load(u, height, w, columns, panel, panel_step<T>);
             }
             outer_product<T>(joints, columns, height, left + u * left_step, left_step, block.rows, block.step,
-                             out + (w - begin), out_step, u > 0, next);
+                             out + (w - begin), out_step, u > 0 ? Write::add : Write::over, next);
         });
     });
 }
@@ -92,8 +92,8 @@ PYHAR_INLINE std::int64_t joints_left_over(std::int64_t joints) {
     return left * 4 <= lanes<T> * 3 ? left : 0;
 }
 
-// out[u - begin][j] for u in [begin, end), over all columns; R (columns, right_step) with lanes after the last joint, and
-// the same transposed (joints, transposed_step).
+// out[u - begin][j] for u in [begin, end), over all columns; R (columns, right_step) with lanes after the last joint,
+// and the same transposed (joints, transposed_step).
 template <class T>
 void product_over_columns(const Features<T>& features, std::int64_t columns, std::int64_t begin, std::int64_t end,
                           const T* right, std::int64_t right_step, const T* transposed, std::int64_t transposed_step,
@@ -129,7 +129,8 @@ void product_over_columns(const Features<T>& features, std::int64_t columns, std
             const Piece& next = pieces[i + 1];
             const Piece& after = pieces[i + 2 < count ? i + 2 : i + 1];
             const Block<T> block = features.from(next.u, next.w);
-            copy = {block.rows, block.step, panels[(i + 1) % 2], next.height, next.width, features.from(after.u, after.w).rows};
+            copy = {block.rows,  block.step, panels[(i + 1) % 2],
+                    next.height, next.width, features.from(after.u, after.w).rows};
         }
         const bool add = piece.w > 0;
         T* to = out + (piece.u - begin) * out_step;
@@ -156,20 +157,26 @@ void product_over_columns(const Features<T>& features, std::int64_t columns, std
     }
 }
 
-// G for u in [u, u + rows), w in [w, w + columns), stored; L (joints, left_step) and R (joints, right_step).
+// G for u in [u, u + rows), w in [w, w + columns), stored, past the caches if it is `large`; L (joints, left_step) and
+// R (joints, right_step).
 template <class T>
 void product_outer(const Features<T>& gradient, std::int64_t u, std::int64_t rows, std::int64_t w, std::int64_t columns,
-                   std::int64_t joints, const T* left, std::int64_t left_step, const T* right, std::int64_t right_step) {
+                   std::int64_t joints, const T* left, std::int64_t left_step, const T* right, std::int64_t right_step,
+                   bool large) {
     each_tile(rows, [&](std::int64_t first, std::int64_t height) {
         const T* a = left + u + first;
         if (gradient.direct()) {
             const Block<T> to = gradient.from(u + first, w);
-            outer_product<T>(height, columns, joints, a, left_step, right + w, right_step, to.rows, to.step, false);
+            const bool aligned =
+                reinterpret_cast<std::uintptr_t>(to.rows) % sizeof(Vec<T>) == 0 && to.step % lanes<T> == 0;
+            outer_product<T>(height, columns, joints, a, left_step, right + w, right_step, to.rows, to.step,
+                             large && aligned ? Write::stream : Write::over);
             return;
         }
         Frame frame;
         T* panel = scratch<T>(tile_rows * panel_step<T>);
-        outer_product<T>(height, columns, joints, a, left_step, right + w, right_step, panel, panel_step<T>, false);
+        outer_product<T>(height, columns, joints, a, left_step, right + w, right_step, panel, panel_step<T>,
+                         Write::over);
         gradient.store(u + first, height, w, columns, panel, panel_step<T>);
     });
 }

@@ -15,7 +15,11 @@
 #define PYHAR_INLINE inline __attribute__((always_inline))
 #define PYHAR_LAMBDA_INLINE __attribute__((always_inline))
 #define PYHAR_NOINLINE __attribute__((noinline))
+#ifdef __clang__
+#define PYHAR_UNROLL _Pragma("unroll")
+#else
 #define PYHAR_UNROLL _Pragma("GCC unroll 16")
+#endif
 #define PYHAR_RESTRICT __restrict__
 #else
 #define PYHAR_INLINE inline
@@ -188,6 +192,29 @@ PYHAR_INLINE Vec<float> smaller<float>(Vec<float> a, Vec<float> b) {
     return _mm256_min_ps(a, b);
 }
 #endif
+
+// Past the caches, where the instruction set can; p divisible by the vector's size. Other threads see it after
+// finish_streams().
+template <class T>
+PYHAR_INLINE void stream(T* p, Vec<T> v) {
+#if defined(PYHAR_AVX512)
+    __m512i words;
+    std::memcpy(&words, &v, sizeof v);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), words);
+#elif defined(PYHAR_AVX2)
+    __m256i words;
+    std::memcpy(&words, &v, sizeof v);
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), words);
+#else
+    store<T>(p, v);
+#endif
+}
+
+PYHAR_INLINE void finish_streams() {
+#if defined(PYHAR_AVX512) || defined(PYHAR_AVX2)
+    _mm_sfence();
+#endif
+}
 
 PYHAR_INLINE void prefetch(const void* p) {
 #if defined(__GNUC__) || defined(__clang__)

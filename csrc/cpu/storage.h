@@ -56,7 +56,8 @@ public:
         return {buffer, step};
     }
 
-    void load(std::int64_t c, std::int64_t channels, std::int64_t p, std::int64_t pixels, T* to, std::int64_t step) const {
+    void load(std::int64_t c, std::int64_t channels, std::int64_t p, std::int64_t pixels, T* to,
+              std::int64_t step) const {
         if (channels_innermost() && channels > 1) {
             T tile[tile_side * tile_side];
             for (std::int64_t i = 0; i < pixels; i += tile_side) {
@@ -115,7 +116,8 @@ public:
 
     void store_pixels(std::int64_t p, std::int64_t pixels, std::int64_t c, std::int64_t channels, const T* from,
                       std::int64_t step) const {
-        for (std::int64_t i = 0; i < pixels; ++i) store_row(type_, at(c, p + i), channel_step_, from + i * step, channels);
+        for (std::int64_t i = 0; i < pixels; ++i)
+            store_row(type_, at(c, p + i), channel_step_, from + i * step, channels);
     }
 
 private:

@@ -29,7 +29,8 @@ PYHAR_INLINE void transpose_square(const float* from, std::int64_t from_step, fl
     // r[4g + k], quarter q: rows 4g..4g+3 of column 4q + k. Now gather the four g of each.
     PYHAR_UNROLL
     for (int k = 0; k < 4; ++k) {
-        const __m512 low = _mm512_shuffle_f32x4(r[k], r[k + 4], 0x88), high = _mm512_shuffle_f32x4(r[k], r[k + 4], 0xdd);
+        const __m512 low = _mm512_shuffle_f32x4(r[k], r[k + 4], 0x88),
+                     high = _mm512_shuffle_f32x4(r[k], r[k + 4], 0xdd);
         const __m512 low2 = _mm512_shuffle_f32x4(r[k + 8], r[k + 12], 0x88);
         const __m512 high2 = _mm512_shuffle_f32x4(r[k + 8], r[k + 12], 0xdd);
         _mm512_storeu_ps(to + k * to_step, _mm512_shuffle_f32x4(low, low2, 0x88));
@@ -95,8 +96,8 @@ inline void transpose(const T* from, std::int64_t from_step, std::int64_t rows, 
             for (std::int64_t k = i; k < i + square; ++k) to[j * to_step + k] = from[k * from_step + j];
         }
     }
-    for (; i < rows; ++i) {
-        for (std::int64_t j = 0; j < columns; ++j) to[j * to_step + i] = from[i * from_step + j];
+    for (std::int64_t j = 0; j < columns && i < rows; ++j) {
+        for (std::int64_t k = i; k < rows; ++k) to[j * to_step + k] = from[k * from_step + j];
     }
 }
 

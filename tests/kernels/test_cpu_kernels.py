@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -317,6 +318,35 @@ def test_bits_do_not_depend_on_threads(isa: str, layout: str, batch: int) -> Non
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_no_tensor_is_copied(layout: str) -> None:
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        pytest.skip("needs Linux to tell the largest amount of memory used")
+    h, f, d = (layout_as(random((4, n, 96, 96), torch.float32, i), layout) for i, n in enumerate((8, 256, 8)))
+    g = upstream_for(4, 8, 256, True, torch.float32, torch.float32)
+    shared = (h, f, d, None, 1.0, (95.0, 0.0, 95.0, 0.0), False, torch.zeros(4, 8, 2))
+    out = (torch.zeros(4, 8, 2), torch.zeros(4, 8), torch.zeros(4, 8), torch.zeros(4, 8, 256))
+    gradients = [torch.zeros_like(t) for t in (h, f, d)]
+
+    def peak() -> int:
+        return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) << 10
+
+    reset.write_text("5")
+    before = peak()
+    cpu.decode_forward(*shared, *out)
+    cpu.decode_backward(*shared, g["xy"], g["z"], g["confidence"], g["appearance"], *gradients, None)
+    assert peak() - before < f.nbytes // 4
+
+
+def test_what_cannot_be_served_is_explained() -> None:
+    h = torch.zeros(1, 1, 2, 2)
+    assert cpu.why_not(h, h, h, None) is None
+    assert "meta" in (cpu.why_not(h, h.to("meta"), None, None) or "")
+    assert "int64" in (cpu.why_not(h.long(), None, None, None) or "")
+    assert "layout" in (cpu.why_not(h, h.to_sparse(), None, None) or "")
 
 
 def test_empty_batch(isa: str) -> None:
