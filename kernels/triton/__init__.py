@@ -44,6 +44,8 @@ def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None
             return f"it needs a GPU of compute capability 8.0 or higher, this one has {capability[0]}.{capability[1]}"
     elif device.type != "cpu" or not interpreted():
         return f"it serves CUDA tensors, these are on {device.type}"
+    if torch.compiler.is_compiling():  # sizes may be symbols: a limit here would become one of the exported program
+        return None
     batch, joints, rows, columns = logits.shape
     pixels = rows * columns
     if pixels > MOST_PIXELS:

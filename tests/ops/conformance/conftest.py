@@ -60,6 +60,12 @@ compiled_backend = backend
 
 
 @pytest.fixture
+def is_slow(backend: str) -> bool:
+    """Whether the backend is emulated, so that a test had better ask less of it."""
+    return backend in SLOW
+
+
+@pytest.fixture
 def device(request: pytest.FixtureRequest) -> str:
     """Where the tensors of this test's backend live."""
     names = {"backend", "compiled_backend"} & set(request.fixturenames)

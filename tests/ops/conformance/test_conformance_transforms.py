@@ -19,7 +19,7 @@ from pyhar.ops import compiled
 @pytest.mark.parametrize("confidence", ["max", "window"])
 @pytest.mark.parametrize(("y", "x"), [(1, 1), (1, 4), (3, 5)])
 def test_gradients_and_second_derivatives(
-    y: int, x: int, confidence: str, backend: str, make_inputs: Any, device: str
+    y: int, x: int, confidence: str, backend: str, make_inputs: Any, device: str, is_slow: bool
 ) -> None:
     inputs = make_inputs(b=2, j=2, c=2, y=y, x=x, dtype=torch.float64, scale=1.0)
     inputs.logits[0, 0, 0, 1:] = -torch.inf  # a mask has no gradient, first or second
@@ -33,11 +33,11 @@ def test_gradients_and_second_derivatives(
         )
 
     arguments = tuple(t.clone().requires_grad_() for t in (*inputs, beta))
-    assert gradcheck(function, arguments)
-    assert gradgradcheck(function, arguments)
+    assert gradcheck(function, arguments, fast_mode=is_slow)
+    assert gradgradcheck(function, arguments, fast_mode=is_slow)
 
 
-def test_second_derivatives_of_the_single_operators(backend: str, make_inputs: Any) -> None:
+def test_second_derivatives_of_the_single_operators(backend: str, make_inputs: Any, is_slow: bool) -> None:
     logits, features, _ = make_inputs(b=1, j=2, c=2, y=3, x=4, dtype=torch.float64, scale=1.0).leaves()
     for function, arguments in (
         (lambda h: ops.spatial_softmax(h, beta=2.0, backend=backend), (logits,)),
@@ -46,8 +46,8 @@ def test_second_derivatives_of_the_single_operators(backend: str, make_inputs: A
         (lambda h, f: ops.pool_appearance(h, f, backend=backend), (logits, features)),
         (lambda h, f: ops.pool_appearance_from_probs(h, f, backend=backend), (logits, features)),
     ):
-        assert gradcheck(function, arguments)
-        assert gradgradcheck(function, arguments)
+        assert gradcheck(function, arguments, fast_mode=is_slow)
+        assert gradgradcheck(function, arguments, fast_mode=is_slow)
 
 
 @pytest.mark.parametrize("autocast_type", [torch.bfloat16, torch.float16], ids=str)
