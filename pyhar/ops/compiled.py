@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -421,7 +421,7 @@ def _second_order(
             found = function(*arguments)
             return tuple(o for o, g in zip(found, gradients, strict=True) if o is not None and g is not None)
 
-        _, pull = _vjp(outputs, *(arguments[place] for place in targets))
+        _, pull = _vjp(outputs, *(cast(Tensor, arguments[place]) for place in targets))
         return pull(tuple(g for g in gradients if g is not None))
 
     taken, pull = _vjp(first_order, *values)

@@ -22,7 +22,7 @@ def assert_fits(rows: list[Resources], kernels: list[Kernel], architectures: tup
         assert row.registers * threads[row.kernel, row.variant] <= REGISTERS, row
 
 
-@pytest.mark.parametrize("storage", ["bf16", "double"])
+@pytest.mark.parametrize("storage", cuda_variants.STORAGES)
 def test_kernels_compiled_ahead(storage: str) -> None:
     if cuda_report.find_nvcc() is None:
         pytest.skip("no nvcc on this machine")
