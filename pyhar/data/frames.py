@@ -240,7 +240,7 @@ def _shown_part(frame: Any, to_pixels: Matrix, size: int) -> tuple[Picture, Matr
         return np.zeros((2, 2, 3), np.uint8), offset
     import av
 
-    part = av.VideoFrame(right - left, bottom - top, frame.format.name)
+    part: Any = av.VideoFrame(right - left, bottom - top, frame.format.name)
     part.colorspace, part.color_range = frame.colorspace, frame.color_range
     for plane, of_part, half in zip(frame.planes, part.planes, (1, 2, 2), strict=True):
         source = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)

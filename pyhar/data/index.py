@@ -286,16 +286,17 @@ def _open(folder: Path) -> Index:
         if facts["version"] != VERSION:
             raise UserError(f"{path} is of version {facts['version']}, this pyhar reads version {VERSION}: {again}")
         layout = facts["layout"]
-        columns = folder / facts["columns"]
+        columns: dict[str, Any] = {name: _map(folder / facts["columns"] / f"{name}.npy") for name in ARRAYS}
+        for name in STRINGS:
+            starts = _map(folder / facts["columns"] / f"{name}.starts.npy")
+            columns[name] = Strings(_map(folder / facts["columns"] / f"{name}.npy"), starts)
+        bones = tuple((first, second) for first, second in layout["bones"])
         index = Index(
             facts["data_set"],
-            JointLayout(
-                layout["name"], tuple(layout["joints"]), tuple((a, b) for a, b in layout["bones"]), layout["root"]
-            ),
+            JointLayout(layout["name"], tuple(layout["joints"]), bones, layout["root"]),
             tuple(facts["action_names"]),
-            **{name: Strings(_map(columns / f"{name}.npy"), _map(columns / f"{name}.starts.npy")) for name in STRINGS},
-            **{name: _map(columns / f"{name}.npy") for name in ARRAYS},
             notes=facts["notes"],
+            **columns,
         )
         if (len(index), int(index.first_row[-1])) != (facts["sequences"], facts["frames"]):
             raise ValueError("columns of another length than announced")
