@@ -85,7 +85,8 @@ def extract_frames(
     kinds = np.array(index.media_kind)
     kinds[[medium in patterns for medium in index.media]] = MEDIA_KINDS.index("frames")
     changed = replace(index, media=[patterns.get(medium, medium) for medium in index.media], media_kind=kinds)
-    return changed, Faults(*({patterns[m]: value for m, value in of.items()} for of in (found.unusable, found.frames)))
+    unusable = {patterns[medium]: fault for medium, fault in found.unusable.items()}
+    return changed, Faults(unusable, {patterns[medium]: held for medium, held in found.frames.items()})
 
 
 # Parts of a path that would lead out of a folder.
