@@ -9,15 +9,18 @@ and measures the time to the first batch and what a worker adds to memory.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -88,19 +91,34 @@ def loader_of(data: Any, batch: int, workers: int, count: int) -> DataLoader[Any
     )
 
 
-def rate_of(loader: DataLoader[Any], frames: int) -> float:
-    """Frames per second behind the first batch, whose time is the workers' start."""
+@dataclass
+class Speed:
+    """Of all processes together."""
+
+    rate: float
+    """Frames per second."""
+    cpu: float
+    """Milliseconds of processor per frame, whoever else uses the machine."""
+
+
+def loader_speed(loader: DataLoader[Any], frames: int) -> Speed:
+    """The rate behind the first batch, whose time is the workers' start; processor time of workers and main process."""
+    before, own = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
     batches = iter(loader)
     first = next(batches)["frames"].shape[0]
     start, count = time.perf_counter(), 0
     for batch in batches:
         count += batch["frames"].shape[0]
-    assert first
-    return count * frames / (time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    del batches
+    gc.collect()  # ends the workers, whose time counts only then
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime + time.process_time() - own
+    return Speed(count * frames / seconds, 1e3 * used / ((count + first) * frames))
 
 
-def in_processes(work: Callable[[], int], processes: int) -> float:
-    """Frames per second that `work`, which returns how many it decoded, reaches in several processes at once."""
+def in_processes(work: Callable[[], int], processes: int) -> Speed:
+    """The speed of `work`, which returns how many frames it decoded, in several processes at once."""
     context = multiprocessing.get_context("fork")
     gate, results = context.Barrier(processes), context.Queue()
 
@@ -109,16 +127,18 @@ def in_processes(work: Callable[[], int], processes: int) -> float:
         os.nice(10)
         work()
         gate.wait()
-        start = time.perf_counter()
-        results.put((work(), time.perf_counter() - start))
+        start, used = time.perf_counter(), time.process_time()
+        frames = work()
+        results.put((frames, time.perf_counter() - start, time.process_time() - used))
 
     children = [context.Process(target=body) for _ in range(processes)]
     for child in children:
         child.start()
-    rates = [frames / seconds for frames, seconds in (results.get() for _ in children)]
+    found = [results.get() for _ in children]
     for child in children:
         child.join()
-    return sum(rates)
+    frames = sum(count for count, _, _ in found)
+    return Speed(sum(count / wall for count, wall, _ in found), 1e3 * sum(used for _, _, used in found) / frames)
 
 
 def decode_pictures(files: list[Path], flags: int) -> int:
@@ -139,16 +159,18 @@ def decode_videos(files: list[Path], rgb: bool) -> int:
     return count
 
 
-def compare(contestants: dict[str, Callable[[], float]], repeats: int) -> dict[str, dict[str, float]]:
-    """Quantiles of frames per second, the contestants taking turns."""
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
+def compare(contestants: dict[str, Callable[[], Speed]], repeats: int) -> dict[str, dict[str, float]]:
+    """Quantiles of the speed of contestants that take turns."""
+    speeds: dict[str, list[Speed]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, run in contestants.items():
-            rates[name].append(run())
-    return {
-        name: dict(zip(("q10", "median", "q90"), np.quantile(of, (0.1, 0.5, 0.9)).round(1).tolist(), strict=True))
-        for name, of in rates.items()
-    }
+            speeds[name].append(run())
+    found = {}
+    for name, of in speeds.items():
+        rates = np.quantile([speed.rate for speed in of], (0.1, 0.5, 0.9)).round(1).tolist()
+        found[name] = dict(zip(("frames/s q10", "frames/s median", "frames/s q90"), rates, strict=True))
+        found[name]["processor ms/frame"] = round(float(np.median([speed.cpu for speed in of])), 2)
+    return found
 
 
 def pictures(folder: Path, workers: int, repeats: int) -> dict[str, Any]:
@@ -175,8 +197,8 @@ def pictures(folder: Path, workers: int, repeats: int) -> dict[str, Any]:
         found[f"{label} size"] |= compare(
             {
                 "imread": lambda flags=flags: in_processes(lambda: decode_pictures(files, flags), workers),
-                "loader": lambda data=plain: rate_of(loader_of(data, 16, workers, 160), 1),
-                "loader, augmented": lambda data=data: rate_of(loader_of(data, 16, workers, 160), 1),
+                "loader": lambda data=plain: loader_speed(loader_of(data, 16, workers, 160), 1),
+                "loader, augmented": lambda data=data: loader_speed(loader_of(data, 16, workers, 160), 1),
             },
             repeats,
         )
@@ -204,8 +226,10 @@ def videos(folder: Path, workers: int, repeats: int) -> dict[str, Any]:
             {
                 "decode": lambda files=files: in_processes(lambda: decode_videos(files, False), workers),
                 "decode to RGB": lambda files=files: in_processes(lambda: decode_videos(files, True), workers),
-                "loader, whole videos": lambda data=data: rate_of(loader_of(data, 1, workers, 3 * workers), FRAMES),
-                "loader, clips of 8 frames, 3 to 10 apart": lambda data=apart: rate_of(
+                "loader, whole videos": lambda data=data: loader_speed(
+                    loader_of(data, 1, workers, 3 * workers), FRAMES
+                ),
+                "loader, clips of 8 frames, 3 to 10 apart": lambda data=apart: loader_speed(
                     loader_of(data, 2, workers, 24), 8
                 ),
             },
@@ -319,12 +343,12 @@ def main() -> None:
             "av": av.__version__,
         },
         "workers": options.workers,
-        "frames per second": {},
+        "speed": {},
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found["frames per second"]["JPEG, 1280 x 720"] = pictures(folder, options.workers, options.repeats)
-        found["frames per second"]["videos"] = videos(folder, options.workers, options.repeats)
+        found["speed"]["JPEG, 1280 x 720"] = pictures(folder, options.workers, options.repeats)
+        found["speed"]["videos"] = videos(folder, options.workers, options.repeats)
         found["large index"] = large_index(folder, options.workers, options.clips)
     text = json.dumps(found, indent=1)
     print(text)

@@ -79,8 +79,8 @@ def read_crop(
 
 
 def warp(picture: Picture, to_pixels: Matrix, size: int, *, bgr: bool = False, out: Picture | None = None) -> Picture:
-    """The crop, RGB (size, size, 3), of a picture (H, W, 3), RGB or BGR, by the map `to_pixels` (3, 3) of pixel indices;
-    black outside. It is written into `out` if that is given."""
+    """The crop, RGB (size, size, 3), of a picture (H, W, 3), RGB or BGR, by the map `to_pixels` (3, 3) of pixel
+    indices; black outside. It is written into `out` if that is given."""
     if out is None:
         out = np.empty((size, size, 3), np.uint8)
     height, width = picture.shape[:2]
@@ -222,8 +222,8 @@ def _shrink(to_pixels: Matrix) -> float:
 
 
 def _bounds(to_pixels: Matrix, size: int, width: int, height: int, multiple: int) -> tuple[int, int, int, int]:
-    """The part of a picture that a crop shows: left, top, right, bottom, the latter two excluded, and its sides multiples
-    of `multiple` but where the picture ends. Empty where the crop shows nothing of it."""
+    """The part of a picture that a crop shows: left, top, right, bottom, the latter two excluded, and its sides
+    multiples of `multiple` but where the picture ends. Empty where the crop shows nothing of it."""
     (a, b, x), (c, d, y) = to_pixels[:2].tolist()
     area = a * d - b * c
     corners = [(u - x, v - y) for u in (-0.5, size - 0.5) for v in (-0.5, size - 0.5)]

@@ -73,7 +73,12 @@ class _Indexed:
         self.layout: JointLayout = index.layout if layout in (None, index.layout.name) else get_layout(str(layout))
         # Where each joint of the layout is among the index's; -1: unknown to this data set.
         names = index.layout.joints
-        self._joints = [names.index(joint) if joint in names else -1 for joint in self.layout.joints]
+        self._joints = np.array([names.index(joint) if joint in names else -1 for joint in self.layout.joints])
+        self._missing = self._joints < 0
+        self._as_stored = (
+            bool((self._joints == np.arange(len(names))).all()) if len(names) == len(self._joints) else False
+        )
+        self._swap = np.array(self.layout.flip)
         self._boxes = None if boxes is None else _read_boxes(Path(boxes), index)
 
     def _check_key(self, key: int | tuple[int, int], length: int) -> tuple[int, int]:
@@ -92,10 +97,10 @@ class _Indexed:
     def _pick(self, column: npt.NDArray[np.generic], rows: Ints) -> npt.NDArray[np.generic]:
         """Rows of a column by joint, the joints in this data set's layout."""
         values = column[rows]
+        if self._as_stored:
+            return values
         picked = values[:, self._joints]
-        for place, joint in enumerate(self._joints):
-            if joint < 0:
-                picked[:, place] = False if values.dtype == bool else np.nan
+        picked[:, self._missing] = False if values.dtype == bool else np.nan
         return picked
 
     def _box(self, sequence: int, rows: Ints, joints_px: Floats, name: str) -> tuple[Floats, float]:
@@ -104,16 +109,16 @@ class _Indexed:
         if self._boxes is not None and (given := self._boxes.get(index.names[sequence])) is not None:
             return given, float(index.notes.get("box_margin", 0.0))
         boxes = np.asarray(index.box[rows], dtype=np.float64)
-        if np.isfinite(boxes).all(axis=1).any():
-            return np.r_[np.nanmin(boxes[:, :2], axis=0), np.nanmax(boxes[:, 2:], axis=0)], float(
-                index.notes.get("box_margin", 0.0)
-            )
+        known = boxes[np.isfinite(boxes).all(axis=1)]
+        if len(known):
+            box = np.concatenate([known[:, :2].min(axis=0), known[:, 2:].max(axis=0)])
+            return box, float(index.notes.get("box_margin", 0.0))
         points = joints_px[np.isfinite(joints_px).all(axis=-1)]
         if len(points) < 2:
             raise UserError(f"{name} has neither a box nor two known joints, so nothing to crop: give its box (boxes=)")
         # A person seen from above, or a single limb, may have hardly any width.
         low, high = points.min(axis=0), points.max(axis=0)
-        return np.r_[low, np.maximum(high, low + 1.0)], JOINTS_MARGIN
+        return np.concatenate([low, np.maximum(high, low + 1.0)]), JOINTS_MARGIN
 
     def _sample(self, place: int, sequence: int, frames: Ints, crop: Crop, name: str) -> Sample:
         """A clip of some frames of a sequence."""
@@ -136,8 +141,7 @@ class _Indexed:
         recolour(pictures, crop)
 
         if crop.flip:
-            swap = list(self.layout.flip)
-            px, mm, visible = px[:, swap], mm[:, swap], visible[:, swap]
+            px, mm, visible = px[:, self._swap], mm[:, self._swap], visible[:, self._swap]
         xy = px @ to_crop[:2, :2].T + to_crop[:2, 2]
         root_depth = mm[:, self.layout.root, 2]
         z = 0.5 + (mm[..., 2] - root_depth[:, None]) / DEPTH_RANGE_MM
