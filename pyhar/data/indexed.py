@@ -75,9 +75,7 @@ class _Indexed:
         names = index.layout.joints
         self._joints = np.array([names.index(joint) if joint in names else -1 for joint in self.layout.joints])
         self._missing = self._joints < 0
-        self._as_stored = (
-            bool((self._joints == np.arange(len(names))).all()) if len(names) == len(self._joints) else False
-        )
+        self._as_stored = self.layout.joints == names
         self._swap = np.array(self.layout.flip)
         self._boxes = None if boxes is None else _read_boxes(Path(boxes), index)
 
