@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -33,8 +34,9 @@ class Rendered:
         return np.concatenate([low - margin, high + margin], axis=1)
 
 
+@lru_cache(maxsize=32)
 def shoot(seed: int, frames: int, width: int = 160, action: int = 0) -> Rendered:
-    """Every third frame of a performance, in pictures of width x 3/4 width."""
+    """Every third frame of a performance, in pictures of width x 3/4 width. Shared by tests: copy before changing."""
     video = Video(action, draw_seeds("test", np.random.default_rng(seed)))
     shot = video.shoot(3 * np.arange(frames))
     truth = shot.truth()
