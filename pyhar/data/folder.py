@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from pyhar.data.columns import Columns
 from pyhar.data.folder_entries import Annotations, Entry
 from pyhar.data.folder_media import Medium, MediumError, find_medium
 from pyhar.data.index import Index
+from pyhar.data.index_builder import IndexBuilder
 from pyhar.data.layouts import JointLayout, get_layout
 from pyhar.errors import UserError
 
@@ -44,23 +44,24 @@ def read(
     layout: str | JointLayout | None = None,
     actions: Sequence[str] | None = None,
     test_share: float = 0.2,
-    require: Sequence[str] = (),
+    box_margin: float = 0.25,
 ) -> Index:
     """The index of the user's data under `root`.
 
     annotations: the file's name, if not annotations.json or annotations.csv. layout: of the joints, where the file
     does not say. actions: the classes in order; None: as the file lists them, or in alphabetical order. test_share: of
-    the sequences, where the file gives no splits. require: splits that must not be empty. Raises UserError naming
-    file, entry or line, and field for anything wrong in the annotations; media that are missing or cannot be read are
-    in `notes["skipped"]`.
+    the sequences, where the file gives no splits. box_margin: the crop is this share larger than the longer side of a
+    box. Raises UserError naming file, entry or line, and field for anything wrong in the annotations; media that are
+    missing or cannot be read are in `notes["skipped"]`.
     """
     root = Path(root)
     path = _annotation_file(root, annotations)
     given = get_layout(layout) if isinstance(layout, str) else layout
     found = _parse(path, given)
     names = _action_names(found, actions, path)
+    splits_from = found.splits_from
     _choose_splits(found.entries, test_share)
-    columns = Columns("folder", found.layout, names)
+    made = IndexBuilder("folder", found.layout, names)
     media: dict[str, Medium | str] = {}
     for entry in found.entries:
         if entry.media not in media:
@@ -70,13 +71,13 @@ def read(
                 media[entry.media] = str(error)
         medium = media[entry.media]
         if isinstance(medium, str):
-            columns.skip(medium, entry.name)
+            made.skip(medium, entry.name)
             continue
         try:
-            _add(columns, entry, medium, names)
+            _add(made, entry, medium, names)
         except MediumError as error:
-            columns.skip(str(error), entry.name)
-    return columns.finish({"box": "person", "annotations": path.name, "splits": found.splits_from}, require=require)
+            made.skip(str(error), entry.name)
+    return made.build(box_margin=box_margin, annotations=path.name, splits=splits_from)
 
 
 def _annotation_file(root: Path, name: str | None) -> Path:
@@ -145,9 +146,9 @@ def _choose_splits(entries: list[Entry], test_share: float) -> None:
             entry.split = "test" if key in chosen else "train"
 
 
-def _add(columns: Columns, entry: Entry, medium: Medium, actions: tuple[str, ...]) -> None:
+def _add(made: IndexBuilder, entry: Entry, medium: Medium, actions: tuple[str, ...]) -> None:
     """Place the entry's frames in its medium. Raises MediumError where it has not got them."""
-    joints = len(columns.layout.joints)
+    joints = len(made.layout.joints)
     if entry.frames is None:
         first = medium.first if entry.first_frame is None else entry.first_frame
         numbers = medium.numbers(first, entry.frame_step)
@@ -162,7 +163,7 @@ def _add(columns: Columns, entry: Entry, medium: Medium, actions: tuple[str, ...
     if not inside[: inside.nonzero()[0][-1] + 1].all():
         raise MediumError("annotated frames are missing in the middle of the medium")
     if not inside.all():
-        columns.skip("frames beyond the end of the medium", f"{entry.name}, {(~inside).sum()} frames")
+        made.skip("frames beyond the end of the medium", f"{entry.name}, {(~inside).sum()} frames")
     numbers = numbers[inside]
     step = int(np.gcd.reduce(np.diff(numbers))) if len(numbers) > 1 else 1
     rows = (numbers - numbers[0]) // step
@@ -187,11 +188,11 @@ def _add(columns: Columns, entry: Entry, medium: Medium, actions: tuple[str, ...
         width, height = medium.size
         values["box"][:] = [-0.5, -0.5, width - 0.5, height - 0.5]
     assert entry.split is not None
-    columns.add(
-        entry.name,
-        medium.media,
-        medium.kind,
-        entry.split,
+    made.add(
+        name=entry.name,
+        media=medium.media,
+        kind=medium.kind,
+        split=entry.split,
         first_frame=int(numbers[0]),
         frame_step=step,
         action=-1 if entry.action is None else actions.index(entry.action),

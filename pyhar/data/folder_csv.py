@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,7 @@ def _entries(media: str, person: str, rows: list[_Row], places: dict[str, int], 
         raise UserError(f"{lacking.where}, frame: empty, but other rows of {media} have numbers")
     numbers = [row.whole("frame", i) for i, row in enumerate(rows)] if given else None
     order = sorted(range(len(rows)), key=lambda i: numbers[i]) if numbers else list(range(len(rows)))
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in pairwise(order):
         if numbers and numbers[before] == numbers[after]:
             raise UserError(f"{rows[after].where}, frame: {media} has two rows for frame {numbers[after]}")
     name = f"folder/{media}" + (f"/{person}" if person else "")
@@ -143,7 +144,7 @@ def _entries(media: str, person: str, rows: list[_Row], places: dict[str, int], 
         split = first.cells.get("split", "")
         if split and split not in SPLITS:
             raise UserError(f"{first.where}, split: {unknown_name('split', split, SPLITS)}")
-        entry.split = split or None  # type: ignore[assignment]
+        entry.split = split or None
         entry.subject = first.whole("subject", -1)
         camera = np.array([first.number(c) for c in CAMERA])
         entry.camera = camera if np.isfinite(camera).all() else None

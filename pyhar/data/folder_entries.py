@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyhar.data.columns import Split
 from pyhar.data.layouts import JointLayout, custom_layout
 from pyhar.errors import UserError
 
@@ -39,7 +38,7 @@ class Entry:
     media: str
     frames: list[Frame] | None = None
     """By number; None: all frames of the medium, with labels alone."""
-    split: Split | None = None
+    split: str | None = None
     action: str | None = None
     subject: int = -1
     camera: Array | None = None

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from pyhar.data.columns import Split
 from pyhar.data.folder_entries import Annotations, Array, Entry, Frame, checked_box, named_layout, placed
 from pyhar.data.index import SPLITS
 from pyhar.data.layouts import LAYOUTS, JointLayout, get_layout
@@ -149,11 +148,10 @@ def _box(value: Any, where: str) -> Array | None:
     return checked_box(_numbers(value, (4,), f"{where}.box", "x1, y1, x2, y2").tolist(), f"{where}.box")
 
 
-def _split(value: Any, where: str) -> Split:
-    for split in ("train", "val", "test"):
-        if value == split:
-            return split  # type: ignore[return-value]
-    raise UserError(f"{where}: {unknown_name('split', str(value), SPLITS)}")
+def _split(value: Any, where: str) -> str:
+    if value not in SPLITS:
+        raise UserError(f"{where}: {unknown_name('split', str(value), SPLITS)}")
+    return str(value)
 
 
 def _numbers(value: Any, shape: tuple[int, ...], where: str, what: str) -> Array:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pyhar.data.columns import MediaKind
+from pyhar.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -25,7 +25,7 @@ class MediumError(Exception):
 class Medium:
     """A picture, a video or numbered pictures that are there."""
 
-    kind: MediaKind
+    kind: str
     media: str
     """As the index names it: a file, or a pattern with one number."""
     present: Ints
@@ -102,14 +102,11 @@ def _picture_size(path: Path) -> tuple[int, int]:
 
 
 def _video(path: Path, media: str) -> Medium:
-    import cv2
+    from pyhar.data.video_reader import VideoReader
 
-    capture = cv2.VideoCapture(str(path))
     try:
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        size = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    finally:
-        capture.release()
-    if count < 1 or min(size) < 1:
-        raise MediumError("not a video, or damaged")
-    return Medium("video", media, np.arange(count, dtype=np.int64), size)
+        reader = VideoReader(path)
+    except UserError as error:
+        raise MediumError("not a video, or damaged") from error
+    reader.close()
+    return Medium("video", media, np.arange(reader.num_frames, dtype=np.int64), (reader.width, reader.height))

@@ -10,9 +10,8 @@ Expected under the root, the annotations also in `annot/`, `annotations/` or the
     mpii_annotations.json: both lists in one
 
 Pixels are 1-based in all these files and 0-based in the index. The `box` of a person is the crop window of the
-authors' release: with s = 1.25 * scale, a square of side 200 * s around (x, y + 12 * s) of `objpos`; it is meant to be
-shown as it is, without a margin (`notes["box"]` says "window"). The head size is 0.6 times the diagonal of the head
-box. There are no actions and no depth.
+authors' release: with s = 1.25 * scale, a square of side 200 * s around (x, y + 12 * s) of `objpos`. The head size is
+0.6 times the diagonal of the head box. There are no actions and no depth.
 
 Splits. The community's lists say who is in "train" and "val" (22,246 and 2,958 people); if they lie beside the .mat, a
 person is found in them by picture, position and scale, and people in neither are left out. Without lists, "train" is
@@ -23,7 +22,6 @@ no joints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pyhar.data import matlab
-from pyhar.data.columns import Columns, Split
 from pyhar.data.index import Index
+from pyhar.data.index_builder import IndexBuilder
 from pyhar.data.layouts import get_layout
 from pyhar.data.mpii_lists import Lists, Person, find_file, read_lists
 from pyhar.errors import UserError
@@ -57,14 +55,13 @@ def read(
     annotations: Literal["auto", "mat", "json"] = "auto",
     people: Literal["all", "single"] = "all",
     layout: str = "pa16",
-    require: Sequence[str] = (),
 ) -> Index:
     """The index of MPII under `root`, one sequence of one frame for each person.
 
     annotations: "mat" or "json"; "auto": the .mat if it is there. people: "single": only those who the owners say
-    stand apart from others (`single_person`; the .mat has it). layout: "pa16" or "pa17". require: splits that must not
-    be empty. Raises UserError for missing or unreadable annotations, a missing folder of pictures, or if nobody is
-    left; single people that cannot be used are in `notes["skipped"]`.
+    stand apart from others (`single_person`; the .mat has it). layout: "pa16" or "pa17". Raises UserError for missing
+    or unreadable annotations, a missing folder of pictures, a list of whom nobody is left, or if nobody is left at
+    all; single people that cannot be used are in `notes["skipped"]`.
     """
     root = Path(root)
     pictures = _picture_folder(root)
@@ -78,22 +75,36 @@ def read(
         )
     if source is None and people == "single":
         raise UserError("people='single' needs the owners' .mat file: the JSON lists do not say who stands apart")
-    columns = _Columns(root, pictures, layout)
-    notes: dict[str, Any] = {"box": "window", "pixels": "0-based", "annotations": "mat" if source else "json"}
+    made = _People(root, pictures, layout)
+    made.notes |= {"annotations": "mat" if source else "json", "box": "window of the authors' release"}
     if source is None:
         for name, person in lists.people:
-            columns.add_person(name, person)
-        columns.skip_all(lists.skipped)
-        notes |= lists.notes
+            made.add_person(name, person)
+        for reason, names in lists.skipped.items():
+            for name in names:
+                made.skip(reason, name)
+        made.notes |= lists.notes
     else:
-        _read_release(source, lists, columns, people)
-        notes |= {"activity": columns.activity, "video": columns.video, "split": "lists" if lists else "videos"}
-    # A list that is there but of whom nobody is left is a mistake, not a wish.
-    given = [split for split in lists.given if split != "test"]
-    return columns.finish(notes, require=(*require, *given))
+        _read_release(source, lists, made, people)
+        made.notes |= {"activity": made.activity, "video": made.video, "split": "lists" if lists else "videos"}
+    index = made.build()
+    for split in lists.given:
+        # A list that is there but of whom nobody is left is a mistake.
+        if split != "test":
+            _check_list(index, split)
+    return index
 
 
-class _Columns(Columns):
+def _check_list(index: Index, split: str) -> None:
+    try:
+        index.of_split(split)
+    except UserError as error:
+        skipped = index.notes.get("skipped", {})
+        why = ", ".join(f"{reason} ({len(names)}, such as {names[0]})" for reason, names in skipped.items())
+        raise UserError(f"nobody on the list for {split} can be used: {error}; left out: {why}") from error
+
+
+class _People(IndexBuilder):
     """Turns people in the owners' convention into sequences."""
 
     def __init__(self, root: Path, pictures: Path, layout: str) -> None:
@@ -103,11 +114,6 @@ class _Columns(Columns):
         self._place = [self.layout.index(joint) for joint in JOINTS]
         self.activity: list[str] = []
         self.video: list[str] = []
-
-    def skip_all(self, skipped: dict[str, list[str]]) -> None:
-        for reason, names in skipped.items():
-            for name in names:
-                self.skip(reason, name)
 
     def add_person(self, name: str, person: Person) -> bool:
         """Add a person unless there is nothing to see or to learn of them."""
@@ -122,10 +128,10 @@ class _Columns(Columns):
             self.skip("no joints", name)
             return False
         self.add(
-            name,
-            f"{self._folder}/{person.image}" if self._folder != "." else person.image,
-            "picture",
-            person.split,
+            name=name,
+            media=f"{self._folder}/{person.image}" if self._folder != "." else person.image,
+            kind="picture",
+            split=person.split,
             joints_px=px[None],
             visible=visible[None],
             box=crop_window(person.centre - 1.0, person.scale)[None],
@@ -160,7 +166,7 @@ def _picture_folder(root: Path) -> Path:
 # The owners' .mat
 
 
-def _read_release(source: Path, lists: Lists, columns: _Columns, people: str) -> None:
+def _read_release(source: Path, lists: Lists, made: _People, people: str) -> None:
     release = matlab.one(matlab.load(source, ("RELEASE",)).get("RELEASE"))
     pictures = matlab.struct(release.get("annolist"))
     if not pictures:
@@ -180,39 +186,39 @@ def _read_release(source: Path, lists: Lists, columns: _Columns, people: str) ->
         image = matlab.text(matlab.one(picture.get("image")).get("name"))
         stem = f"mpii/{Path(image).stem}" if image else f"mpii/annolist({i + 1})"
         if not image:
-            columns.skip("picture without a name", stem)
+            made.skip("picture without a name", stem)
             continue
         video = matlab.number(picture.get("vididx"))
         held_out = (int(video) if video >= 1 else i + 1) % VAL_EVERY == 0
-        split: Split = "test" if flags[i] <= 0 else "val" if held_out else "train"
+        split = "test" if flags[i] <= 0 else "val" if held_out else "train"
         alone = set(matlab.matrix(apart[i]).ravel().astype(int)) if people == "single" and apart else None
         for r, rect in enumerate(matlab.struct(picture.get("annorect")), start=1):
             name = f"{stem}/{r}"
             if alone is not None and r not in alone:
-                columns.skip("not apart from other people", name)
+                made.skip("not apart from other people", name)
                 continue
             try:
                 person = _person(image, split, rect)
             except ValueError as error:
-                columns.skip(str(error), name)
+                made.skip(str(error), name)
                 continue
             if split == "test" and not np.isfinite(person.centre).all():
-                columns.skip("test picture without a position", name)
+                made.skip("test picture without a position", name)
                 continue
             if split != "test" and wanted is not None:
                 listed = wanted(person)
                 if listed is None:
-                    columns.skip("in neither list of people", name)
+                    made.skip("in neither list of people", name)
                     continue
                 person.split = listed
-            if columns.add_person(name, person):
+            if made.add_person(name, person):
                 act = acts[i] if i < len(acts) else {}
-                columns.activity.append(matlab.text(act.get("act_name")))
+                made.activity.append(matlab.text(act.get("act_name")))
                 known = np.isfinite(video) and 1 <= video <= len(videos)
-                columns.video.append(matlab.text(videos[int(video) - 1]) if known else "")
+                made.video.append(matlab.text(videos[int(video) - 1]) if known else "")
 
 
-def _person(image: str, split: Split, rect: dict[str, Any]) -> Person:
+def _person(image: str, split: str, rect: dict[str, Any]) -> Person:
     """One annorect, any field of which may be missing or empty. Raises ValueError for a joint that there is not."""
     place = matlab.one(rect.get("objpos"))
     person = Person(

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pyhar.data import matlab
-from pyhar.data.columns import Split
 from pyhar.errors import UserError
 
 Array = npt.NDArray[np.float64]
 
 FOLDERS = ("", "annot", "annotations", "mpii_human_pose_v1_u12_2", "mpii_human_pose_v1")
-LISTS: dict[Split, tuple[str, ...]] = {
+LISTS: dict[str, tuple[str, ...]] = {
     "train": ("train.json", "mpii_train.json"),
     "val": ("valid.json", "mpii_val.json", "val.json", "mpii_valid.json"),
     "test": ("test.json", "mpii_test.json"),
@@ -37,7 +36,7 @@ class Person:
     """A person as annotated: 1-based pixels, joints in the data set's order, NaN where unknown."""
 
     image: str
-    split: Split
+    split: str
     centre: Array
     """(2,) objpos."""
     scale: float
@@ -59,7 +58,7 @@ class Lists:
 
     people: list[tuple[str, Person]] = field(default_factory=list)
     """With their names."""
-    given: list[Split] = field(default_factory=list)
+    given: list[str] = field(default_factory=list)
     """The splits for which there are lists."""
     skipped: dict[str, list[str]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
@@ -67,13 +66,13 @@ class Lists:
     def __bool__(self) -> bool:
         return bool(self.given)
 
-    def finder(self) -> Callable[[Person], Split | None]:
+    def finder(self) -> Callable[[Person], str | None]:
         """What tells in which list a person of the owners' file is: same picture, position and scale."""
         of_picture: dict[str, list[Person]] = {}
         for _, person in self.people:
             of_picture.setdefault(person.image, []).append(person)
 
-        def find(person: Person) -> Split | None:
+        def find(person: Person) -> str | None:
             for listed in of_picture.get(person.image, ()):
                 if np.abs(listed.centre - person.centre).max() < 0.5 and abs(listed.scale - person.scale) < 1e-2:
                     return listed.split
@@ -103,7 +102,7 @@ def read_lists(root: Path) -> Lists:
     return lists
 
 
-def _add_list(lists: Lists, path: Path, split: Split | None, root: Path) -> None:
+def _add_list(lists: Lists, path: Path, split: str | None, root: Path) -> None:
     """Read one file; split None: its entries say themselves whether they validate."""
     entries = _read_json(path)
     count: dict[str, int] = {}
@@ -144,7 +143,7 @@ def _validates(entry: dict[str, Any]) -> bool:
     return float(entry.get("isValidation") or 0) > 0
 
 
-def _person(entry: Any, split: Split | None) -> Person:
+def _person(entry: Any, split: str | None) -> Person:
     """An entry of either form of list. Raises ValueError, with a reason that fits many, for one that is no person."""
     if not isinstance(entry, dict):
         raise ValueError("entry that is not an object")

@@ -25,7 +25,6 @@ rows, the boxes of the rest are unknown. `notes` names such videos, and gives th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +32,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pyhar.data import matlab
-from pyhar.data.columns import Columns
 from pyhar.data.index import Index
+from pyhar.data.index_builder import IndexBuilder
 from pyhar.data.layouts import JointLayout, get_layout
 from pyhar.errors import UserError
 
@@ -69,6 +68,9 @@ SPELLINGS = {"bowl": "bowling", "strum_guitar": "strumming_guitar"} | {
 PAIRS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 """After the head, these joints of both sides."""
 
+BOX_MARGIN = 0.25
+"""The crop is this share larger than the longer side of the owners' box, which ends close to the body."""
+
 SIZE_TOLERANCE = 0.02
 """By what share a picture may be larger or smaller than its labels say."""
 
@@ -83,13 +85,11 @@ def read(
     first_side: Literal["left", "right"] = "left",
     derive: bool = False,
     one_based: bool = False,
-    require: Sequence[str] = (),
 ) -> Index:
     """The index of Penn Action under `root`, one sequence for each video.
 
-    layout: "pa16" or "pa17". first_side, derive, one_based: see the module. require: splits ("train", "test") that
-    must not be empty. Raises UserError if folders are missing, the layout is another or no video is left; videos that
-    cannot be used are in `notes["skipped"]`.
+    layout: "pa16" or "pa17". first_side, derive, one_based: see the module. Raises UserError if folders are missing,
+    the layout is another or no video is left; videos that cannot be used are in `notes["skipped"]`.
     """
     root = Path(root)
     base = next((f for f in (root, root / "Penn_Action") if (f / "labels").is_dir() and (f / "frames").is_dir()), None)
@@ -100,10 +100,10 @@ def read(
         raise UserError(f"{base / 'labels'}: no label files such as 0001.mat; unpack Penn_Action.tar.gz again")
     if first_side not in ("left", "right"):
         raise UserError(f"first_side must be 'left' or 'right', not {first_side!r}")
-    columns = Columns("penn", get_layout(layout), ACTION_NAMES)
+    made = IndexBuilder("penn", get_layout(layout), ACTION_NAMES)
     frames_at = (base / "frames").relative_to(root).as_posix()
     notes: dict[str, Any] = {
-        "box": "person",
+        "box_margin": BOX_MARGIN,
         "first_side": first_side,
         "derived_joints": derive,
         "viewpoint": [],
@@ -116,26 +116,26 @@ def read(
         try:
             video = _Video(path, base / "frames" / path.stem)
             joints_px, visible = to_layout(
-                video.joints - float(one_based), video.visible, columns.layout, first_side, derive=derive
+                video.joints - float(one_based), video.visible, made.layout, first_side, derive=derive
             )
         except _UnusableError as error:
-            columns.skip(str(error), name)
+            made.skip(str(error), name)
             continue
         for key in video.disagreements:
             notes[key].append(name)
         notes["viewpoint"].append(video.viewpoint)
-        columns.add(
-            name,
-            f"{frames_at}/{path.stem}/%06d.jpg",
-            "frames",
-            "train" if video.train else "test",
+        made.add(
+            name=name,
+            media=f"{frames_at}/{path.stem}/%06d.jpg",
+            kind="frames",
+            split="train" if video.train else "test",
             joints_px=joints_px,
             visible=visible,
             box=video.box - float(one_based),
             first_frame=1,
             action=video.action,
         )
-    return columns.finish(notes, require=require)
+    return made.build(**notes)
 
 
 def action_number(spelling: str) -> int:
