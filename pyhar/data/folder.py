@@ -128,10 +128,20 @@ def _choose_splits(entries: list[Entry], test_share: float) -> None:
         for entry in entries:
             entry.split = entry.split or "train"
         return
-    # What shows one person, or comes from one medium, stays together; the class is that of its first sequence.
+    # What shows one person or comes from one medium stays together; the class is that of its first sequence.
+    group: dict[str, str] = {}
+
+    def leader(key: str) -> str:
+        while group.setdefault(key, key) != key:
+            key = group[key]
+        return key
+
+    for entry in entries:
+        if entry.subject >= 0:
+            group[leader(f"subject {entry.subject}")] = leader(entry.media)
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        groups.setdefault(entry.media if entry.subject < 0 else f"subject {entry.subject}", []).append(entry)
+        groups.setdefault(leader(entry.media), []).append(entry)
     by_class: dict[str | None, list[str]] = {}
     for key, members in groups.items():
         by_class.setdefault(members[0].action, []).append(key)

@@ -50,10 +50,10 @@ def find_medium(root: Path, media: str) -> Medium:
     """The medium that an annotation names, relative to `root`. Raises MediumError if it is not there or is broken."""
     path = root / media
     suffix = path.suffix.lower()
-    if "%" in path.name:
-        return _pattern(root, media)
     if path.is_dir():
-        return _pattern(root, f"{media.rstrip('/')}/{_name_pattern(path)}")
+        return _pattern(root, f"{media.rstrip('/').replace('%', '%%')}/{_name_pattern(path)}")
+    if not path.is_file() and "%" in path.name:
+        return _pattern(root, media)
     if not path.is_file():
         raise MediumError("no such file or folder")
     if suffix in PICTURES:
@@ -78,7 +78,8 @@ def _name_pattern(folder: Path) -> str:
 
 
 def _pattern(root: Path, media: str) -> Medium:
-    folder, name = (root / media).parent, Path(media).name
+    # As everywhere in the pattern, a percent sign that is none of the number is doubled in the folder's name.
+    folder, name = root / Path(media).parent.as_posix().replace("%%", "%"), Path(media).name
     match = re.fullmatch(r"(.*?)%(?:0(\d+))?d(.*)", name)
     if not match or "%" in (match[1] + match[3]).replace("%%", ""):
         raise MediumError("a pattern has one number, such as %06d")
