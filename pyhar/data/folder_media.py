@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pyhar.data.frames import picture_size
 from pyhar.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -93,12 +94,9 @@ def _pattern(root: Path, media: str) -> Medium:
 
 
 def _picture_size(path: Path) -> tuple[int, int]:
-    from PIL import Image
-
     try:
-        with Image.open(path) as picture:
-            return picture.size
-    except (OSError, Image.DecompressionBombError) as error:
+        return picture_size(path)
+    except UserError as error:
         raise MediumError("not a picture, or damaged") from error
 
 

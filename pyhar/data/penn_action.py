@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyhar.data import matlab
+from pyhar.data.frames import picture_size
 from pyhar.data.index import Index
 from pyhar.data.index_builder import IndexBuilder
 from pyhar.data.layouts import JointLayout, get_layout
@@ -213,12 +214,9 @@ class _Video:
 
     def _check_size(self, folder: Path, dimensions: Array) -> None:
         """Joints mean nothing in pictures of another size than the labels were made for."""
-        from PIL import Image
-
         try:
-            with Image.open(folder / "000001.jpg") as picture:
-                width, height = picture.size
-        except OSError as error:
+            width, height = picture_size(folder / "000001.jpg")
+        except UserError as error:
             raise _UnusableError("the first frame is not a picture") from error
         # The owners' own numbers are a pixel or two off their pictures.
         if len(dimensions) >= 2 and np.abs([height, width] / dimensions[:2] - 1).max() > SIZE_TOLERANCE:
