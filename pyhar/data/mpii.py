@@ -63,6 +63,10 @@ def read(
     or unreadable annotations, a missing folder of pictures, a list of whom nobody is left, or if nobody is left at
     all; single people that cannot be used are in `notes["skipped"]`.
     """
+    if annotations not in ("auto", "mat", "json") or people not in ("all", "single"):
+        raise UserError(
+            f"annotations are 'auto', 'mat' or 'json' and people 'all' or 'single', not {annotations!r} and {people!r}"
+        )
     root = Path(root)
     pictures = _picture_folder(root)
     source = find_file(root, ANNOTATION_NAMES) if annotations != "json" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 from writers import folder as writer
 from writers.folder import ACTIONS, Clip
-from writers.rendered import shoot, write_jpeg
+from writers.rendered import shoot, write_jpeg, write_video
 
-from pyhar.data import folder
+from pyhar.data import folder, folder_csv, folder_json
 from pyhar.data.index import MEDIA_KINDS, SPLITS, Index
 from pyhar.data.layouts import PA16, PA17
 from pyhar.errors import UserError
@@ -334,3 +335,27 @@ def test_a_folder_of_numbers_without_zeros_and_with_percent_signs(tmp_path: Path
     assert index.first_frame.tolist() == [8]
     assert index.num_frames(0) == 3
     assert (tmp_path / (index.media[0] % 10)).is_file()
+
+
+def test_the_examples_in_the_guide_are_read(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "own-data.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"^## (JSON|CSV)\n.*?```\w*\n(.*?)```", guide, re.MULTILINE | re.DOTALL))
+    pictures = shoot(0, 2).pictures
+    write_video(tmp_path / "clips/a.mp4", pictures)
+    for i, picture in enumerate(pictures):
+        write_jpeg(tmp_path / f"shots/b/img_{i:04d}.jpg", picture)
+    write_jpeg(tmp_path / "portrait.png", pictures[0])
+    (tmp_path / "annotations.json").write_text(blocks["JSON"])
+    index = folder.read(tmp_path)
+    assert index.names == ["folder/clips/a.mp4", "folder/shots/b", "folder/portrait.png"]
+    assert "skipped" not in index.notes
+    (tmp_path / "annotations.csv").write_text(blocks["CSV"])
+    index = folder.read(tmp_path, annotations="annotations.csv")
+    np.testing.assert_allclose(index.joints_px[:, 2], [[271.5, 96.0], [271.9, 96.2]])
+    assert not index.visible[0, 9]
+    # Every field and column that the guide names exists, and the other way round.
+    fields = {*folder_json.TOP, *folder_json.SEQUENCE, *folder_json.FRAME}
+    for name in fields:
+        assert re.search(rf"^\|[^|]*`{name}`", guide, re.MULTILINE), name
+    for name in folder_csv.OTHER:
+        assert re.search(rf"\b{name}\b", guide), name
