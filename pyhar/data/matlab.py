@@ -40,8 +40,13 @@ def load(path: str | os.PathLike[str], names: tuple[str, ...] | None = None) -> 
 
 
 def struct(value: Any) -> list[dict[str, Any]]:
-    """The elements of a struct array; of anything else (MATLAB's `[]` for "none") an empty list."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    """The elements of a struct array; of anything else (MATLAB's `[]` for "none") an empty list.
+
+    A cell array of structs counts as one: SciPy writes struct arrays so that it read in its squeezed form.
+    """
+    if isinstance(value, dict):
+        return [value]
+    return [element for item in value for element in struct(item)] if isinstance(value, list) else []
 
 
 def one(value: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.io import loadmat, savemat
 from writers import mpii as writer
 from writers.matlab_files import EMPTY, Cell, Structs, save
 from writers.mpii import FROM_PA16, Picture, Subject
@@ -72,6 +73,21 @@ def test_the_owners_file_is_read_back(tmp_path: Path, pictures: list[Picture], v
     assert index.notes["activity"][2] == "activity 1"
     assert index.notes["video"] == ["video1", "video1", "video10", "video20", "video2", "video3", "video6"]
     assert "box_margin" not in index.notes  # The window is shown as it is.
+
+
+def test_a_file_written_again_by_scipy(tmp_path: Path, pictures: list[Picture]) -> None:
+    """It turns struct arrays that it read squeezed into cell arrays, and drops dimensions."""
+    path = writer.write_mat(tmp_path, pictures)
+    release = loadmat(path, struct_as_record=False, squeeze_me=True)["RELEASE"]
+    assert release.annolist.dtype == object
+    before = mpii.read(tmp_path)
+    savemat(path, {"RELEASE": release})
+    after = mpii.read(tmp_path)
+    assert after.names == before.names
+    for row, person in enumerate(people(pictures).values()):
+        check_person(after, row, person)
+    np.testing.assert_array_equal(after.split, before.split)
+    assert mpii.read(tmp_path, people="single").notes["skipped"]["not apart from other people"]
 
 
 def test_pa17_has_no_spine(tmp_path: Path, pictures: list[Picture]) -> None:
