@@ -156,8 +156,8 @@ def _person(entry: Any, split: str | None) -> Person:
     scale = _numbers(entry.get("scale", entry.get("scale_provided")), ())
     if centre is None or scale is None:
         raise ValueError("entry without center and scale")
-    if (centre == -1).all() or scale <= 0:
-        centre, scale = np.full(2, np.nan), np.array(np.nan)
+    if (centre == -1).all():
+        centre = np.full(2, np.nan)
     person = Person(Path(image).name, split, centre=centre, scale=float(scale))
     joints: Array | None
     if "joint_self" in entry:

@@ -197,13 +197,15 @@ def test_a_joint_without_place_is_missing_whatever_its_flag(tmp_path: Path, pict
     entry = pictures[0].subjects[0].listed(pictures[0].image)
     entry["joints"][3], entry["joints"][4], entry["joints"][5] = [0, 0], [-1, -1], [None, 5.0]
     entry["joints_vis"] = [[1]] * 16
-    entry["center"], entry["scale"] = [-1.0, -1.0], -1.0
     (tmp_path / "train.json").write_text(json.dumps([entry]))
     index = mpii.read(tmp_path)
     known = np.isfinite(index.joints_px[0]).all(-1)[list(FROM_PA16)]
     assert (~known).nonzero()[0].tolist() == [3, 4, 5]
     np.testing.assert_array_equal(index.visible[0, list(FROM_PA16)], known)
-    assert np.isnan(index.box).all()
+    for centre, scale in (([-1.0, -1.0], 0.5), ([50.0, 60.0], -1.0), ([None, 60.0], 0.5)):
+        entry["center"], entry["scale"] = centre, scale
+        (tmp_path / "train.json").write_text(json.dumps([entry]))
+        assert np.isnan(mpii.read(tmp_path).box).all()
 
 
 def test_one_list_of_both_splits(tmp_path: Path, pictures: list[Picture]) -> None:
