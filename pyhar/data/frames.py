@@ -183,7 +183,7 @@ def _decode(file: str, shrink: float) -> tuple[Picture, Matrix]:
     """
     data = _whole(file)
     # Other formats are decoded whole and then scaled, which would resample them twice.
-    factor = max(n for n in _REDUCED if n <= max(shrink, 1.0)) if data.startswith(b"\xff\xd8\xff") else 1
+    factor = max(n for n in _REDUCED if n <= max(1.001 * shrink, 1.0)) if data.startswith(b"\xff\xd8\xff") else 1
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:

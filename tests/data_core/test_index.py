@@ -81,7 +81,7 @@ def test_saving_replaces_whole_or_not_at_all(index: Index, tmp_path: Path, monke
 
 
 def test_damage_and_other_versions_are_named(index: Index, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no index at .*prepare"):
+    with pytest.raises(UserError, match=r"no index at .*prepare"):
         Index.load(tmp_path / "nowhere")
     folder = tmp_path / "index"
     index.save(folder)
@@ -198,7 +198,7 @@ def test_what_was_skipped_is_noted_and_nothing_at_all_is_an_error() -> None:
     builder = small_index()
     builder.skip("no skeleton", "clip 7")
     builder.skip("no skeleton", "clip 9")
-    with pytest.raises(UserError, match="fake: nothing to index .no skeleton: 2, first clip 7."):
+    with pytest.raises(UserError, match=r"fake: nothing to index .no skeleton: 2, first clip 7."):
         builder.build()
     builder.add(name="y", media="y.jpg", kind="picture", split="val", frames=1)
     assert builder.build().notes == {"skipped": {"no skeleton": ["clip 7", "clip 9"]}}
