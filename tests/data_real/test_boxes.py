@@ -90,6 +90,17 @@ def test_two_rounds_find_people_in_whole_pictures(index: Index, tmp_path: Path) 
     assert two < 6.0  # One pixel of a small crop of such a person is 2 to 4 of the picture.
 
 
+def test_a_box_holds_the_person_in_all_frames(tmp_path: Path) -> None:
+    for i in range(20):
+        picture = np.zeros((240, 320, 3), np.uint8)
+        picture[100:140, 40 + 10 * i : 60 + 10 * i] = 255
+        write_jpeg(tmp_path / f"walk/{i}.jpg", picture)
+    writer.write_json(tmp_path, [{"media": "walk", "action": "wave", "split": "test"}])
+    box = find_boxes(folder.read(tmp_path), tmp_path, "test", corners, frames=10)["folder/walk"]
+    # Frames 1, 3, ..., 19 are seen: from x = 50 to 250 and, after the index's margin, half as much again.
+    np.testing.assert_allclose(box[2] - box[0], 200 * SHARE / 1.25, rtol=0.05)
+
+
 def test_nobody_is_found(index: Index, tmp_path: Path) -> None:
     def nothing(frames: Tensor) -> tuple[Tensor, Tensor]:
         return torch.full((len(frames), 2, 2), torch.nan), torch.ones(len(frames), 2)

@@ -104,6 +104,23 @@ def test_csv_of_some_common_joints(tmp_path: Path, clips: list[Clip]) -> None:
     assert folder.read(tmp_path, layout="pa17").layout == PA17
 
 
+def test_a_joint_at_zero_is_unknown_in_space_too(tmp_path: Path, clips: list[Clip]) -> None:
+    row = {"video": "one.jpg", "frame": 0, "fx": 100, "fy": 100, "cx": 80, "cy": 60}
+    row |= {"neck_x": 0, "neck_y": 0, "neck_z": 2000, "pelvis_x": 80, "pelvis_y": 70, "pelvis_z": 2000}
+    writer.write_csv(tmp_path, [row])
+    index = folder.read(tmp_path)
+    np.testing.assert_array_equal(index.joints_mm[0, 0], [0, 200, 2000])
+    assert np.isnan(index.joints_mm[0, 2]).all()
+    assert not index.visible[0, 2]
+
+
+def test_numbers_of_another_width_are_not_of_the_pattern(tmp_path: Path, clips: list[Clip]) -> None:
+    write_jpeg(tmp_path / "shots/c/img_0012.jpg", clips[0].shot.pictures[0])
+    writer.write_json(tmp_path, [{"media": "shots/c/img_%03d.jpg", "action": "wave"}])
+    index = folder.read(tmp_path)
+    assert index.num_frames(0) == 5  # 7 to 11
+
+
 def test_labels_alone_take_all_frames_and_the_whole_picture(tmp_path: Path, clips: list[Clip]) -> None:
     sequences = [{"media": clip.media, "action": ACTIONS[0]} for clip in clips]
     sequences[1] |= {"box": [1, 2, 3, 4], "first_frame": 1, "frame_step": 2}
