@@ -1,0 +1,261 @@
+"""Pixels: the crop of a picture, of numbered pictures, or of frames of a video, each by one affine map.
+
+A crop is resampled once. Where it shows the picture smaller, the map is evaluated bilinearly at k x k points in each of
+its pixels, k about the number of picture pixels that one covers, and the k * k values are averaged: the area filter
+that OpenCV's INTER_AREA is, which its warps do not offer, and which holds for rotated crops as well. A JPEG that the
+crop shows at half its size or less is decoded at 1/2, 1/4 or 1/8, which its transform gives for less than the whole
+picture costs; of a video's frame only the part that the crop shows becomes RGB.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pyhar.data.geometry import Matrix
+from pyhar.data.video_reader import VideoReader
+from pyhar.errors import UserError
+
+Picture = npt.NDArray[np.uint8]
+
+# Reader -> flag of OpenCV for a decoder that gives 1/reader of a JPEG's width and height.
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+# More points in a crop's pixel than this squared tell nothing more.
+_MAX_POINTS = 16
+# Open videos that a process keeps: stills of one video come one after the other where a still names its neighbour.
+_MAX_OPEN = 4
+_open: OrderedDict[Path, VideoReader] = OrderedDict()
+_open_in = os.getpid()
+
+
+def read_crop(
+    path: str | Path, kind: str, numbers: Sequence[int] | npt.NDArray[np.int64], to_pixels: Matrix, size: int
+) -> Picture:
+    """The crop of some frames, uint8 (T, size, size, 3) RGB, black where it reaches beyond the picture.
+
+    path, kind: a file of kind "picture" (each number gives the same picture) or "video" (frames count from 0), or for
+    "frames" a pattern with one number, such as "0001/%06d.jpg". to_pixels: (3, 3), from picture pixels to pixel indices
+    of the crop, centres at integers on both sides (`pyhar.data.geometry.to_crop_pixels`). Pictures are taken as they
+    lie on disk, whatever their EXIF orientation says; grey, CMYK, 16-bit and transparent ones become RGB.
+
+    Raises UserError, naming file and frame, for what is missing, cut off or cannot be decoded.
+    """
+    out = np.empty((len(numbers), size, size, 3), np.uint8)
+    if kind == "video":
+        wanted = [int(number) for number in numbers]
+        places: dict[int, list[int]] = {}
+        for place, number in enumerate(wanted):
+            places.setdefault(number, []).append(place)
+        for number, frame in _video(Path(path)).read(sorted(places)):
+            rgb, offset = _shown_part(frame, to_pixels, size)
+            out[places[number]] = warp(rgb, to_pixels @ offset, size)
+        return out
+    done: dict[str, int] = {}
+    for place, number in enumerate(numbers):
+        file = numbered(path, int(number)) if kind == "frames" else str(path)
+        if file in done:
+            out[place] = out[done[file]]
+            continue
+        bgr, to_picture = _decode(file, _shrink(to_pixels))
+        cv2.cvtColor(warp(bgr, to_pixels @ to_picture, size), cv2.COLOR_BGR2RGB, dst=out[place])
+        done[file] = place
+    return out
+
+
+def warp(picture: Picture, to_pixels: Matrix, size: int) -> Picture:
+    """The `size` x `size` crop of a picture (H, W, C) by the map `to_pixels` (3, 3) of pixel indices, black outside."""
+    points = int(np.clip(round(_shrink(to_pixels)), 1, _MAX_POINTS))
+    # Pixel centre i of the crop lies amid those of its points, k * i to k * i + k - 1.
+    matrix = np.diag([points, points, 1.0]) @ to_pixels
+    matrix[:2, 2] += 0.5 * (points - 1)
+    fine = cv2.warpAffine(picture, matrix[:2], (points * size, points * size), flags=cv2.INTER_LINEAR)
+    if points > 1:
+        fine = cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA)
+    return fine.astype(np.uint8, copy=False)
+
+
+def numbered(pattern: str | Path, number: int) -> str:
+    """The file that a pattern gives for a number. Raises UserError if it takes none."""
+    try:
+        return str(pattern) % number
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{pattern} is no pattern with one number, such as frames/%06d.jpg: {error}") from error
+
+
+def read_picture(path: str | Path) -> Picture:
+    """A whole picture as it lies on disk, uint8 (H, W, 3) RGB. Raises UserError as `read_crop` does."""
+    return cv2.cvtColor(_decode(str(path), 1.0)[0], cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of a picture as it lies on disk, of JPEG and PNG from the header alone. Raises UserError if it
+    is missing or no picture."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(1 << 16)
+            if start.startswith(b"\xff\xd8\xff"):
+                found = _jpeg_size(start) or _jpeg_size(start + file.read())
+                if found:
+                    return found
+    except OSError as error:
+        raise UserError(f"picture {path} cannot be read: {error.strerror}") from error
+    if start.startswith(b"\x89PNG") and len(start) >= 24:
+        return int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
+    height, width = _decode(str(path), 1.0)[0].shape[:2]
+    return width, height
+
+
+def check_picture(path: str | Path) -> tuple[int, int]:
+    """Width and height of a picture whose file is whole, which costs reading but not decoding it. Raises UserError if
+    it is missing, empty, cut off or no picture."""
+    _whole(str(path))
+    return picture_size(path)
+
+
+def is_cut_off(data: bytes) -> bool:
+    """Whether a PNG or JPEG file lacks its end. Decoders may fill up with grey instead of failing."""
+    if data.startswith(b"\x89PNG"):
+        return data.find(b"IEND") < 0
+    if not data.startswith(b"\xff\xd8\xff"):
+        return False
+    # Behind the header's segments, which may hold a whole thumbnail.
+    position = max(place for _, place in _segments(data))
+    return data.find(b"\xff\xd9", position) < 0
+
+
+def close_videos() -> None:
+    """Close the videos that this process keeps open."""
+    _open.clear()
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Marker and place of each segment of a JPEG file, up to the start of its scan."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        yield marker, position
+        if marker == 0xDA:
+            return
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    yield 0, position
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    for marker, position in _segments(data):
+        # Start of frame, of whatever coding; 0xC4, 0xC8 and 0xCC among them are tables.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 9 <= len(data):
+            height = int.from_bytes(data[position + 5 : position + 7], "big")
+            return int.from_bytes(data[position + 7 : position + 9], "big"), height
+    return None
+
+
+def _whole(file: str) -> bytes:
+    try:
+        data = Path(file).read_bytes()
+    except OSError as error:
+        raise UserError(f"picture {file} cannot be read: {error.strerror}") from error
+    if not data:
+        raise UserError(f"picture {file} is empty (0 bytes); copy it again")
+    if is_cut_off(data):
+        raise UserError(f"picture {file} is cut off: its end is missing; copy it again")
+    return data
+
+
+def _decode(file: str, shrink: float) -> tuple[Picture, Matrix]:
+    """A picture, BGR, perhaps smaller, and the map from its pixel indices to those of the picture on disk.
+
+    shrink: picture pixels in a pixel of the crop.
+    """
+    data = _whole(file)
+    # Other formats are decoded whole and then scaled, which would resample them twice.
+    factor = max(n for n in _REDUCED if n <= max(shrink, 1.0)) if data.startswith(b"\xff\xd8\xff") else 1
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise UserError(f"picture {file} cannot be decoded: {error.err}") from error
+    if picture is None:
+        raise UserError(f"{file} is damaged or not a picture; copy it again")
+    # Pixel i of the smaller picture stands for pixels n * i to n * i + n - 1.
+    offset = 0.5 * (factor - 1)
+    to_picture = np.array([[factor, 0.0, offset], [0.0, factor, offset], [0.0, 0.0, 1.0]])
+    return picture.astype(np.uint8, copy=False), to_picture
+
+
+def _shrink(to_pixels: Matrix) -> float:
+    """Picture pixels along the side of one of the crop's."""
+    return float(abs(np.linalg.det(to_pixels[:2, :2])) ** -0.5)
+
+
+def _video(path: Path) -> VideoReader:
+    """The reader of a video, kept open for the next sample."""
+    global _open_in
+    if _open_in != os.getpid():
+        # A forked process must not move the file positions that it shares with its parent.
+        _open_in = os.getpid()
+        _inherited.extend(_open.values())
+        _open.clear()
+    reader = _open.pop(path, None) or VideoReader(path)
+    _open[path] = reader
+    while len(_open) > _MAX_OPEN:
+        _open.popitem(last=False)[1].close()
+    return reader
+
+
+_inherited: list[VideoReader] = []
+
+
+def _shown_part(frame: Any, to_pixels: Matrix, size: int) -> tuple[Picture, Matrix]:
+    """The part of a decoded frame that the crop shows, RGB, and the map from its pixel indices to the frame's."""
+    corners = np.array([[-0.5, size - 0.5, -0.5, size - 0.5], [-0.5, -0.5, size - 0.5, size - 0.5], [1.0] * 4])
+    x, y = (np.linalg.inv(to_pixels) @ corners)[:2]
+    # Even, since chroma is stored for 2 x 2 pixels; and what the interpolation touches around the crop.
+    reach = 2 + int(_shrink(to_pixels))
+    left, top = (
+        int(np.clip((v.min() - reach) // 2 * 2, 0, limit)) for v, limit in ((x, frame.width), (y, frame.height))
+    )
+    right, bottom = (
+        int(np.clip(-((-v.max() - reach) // 2 * 2), 0, limit)) for v, limit in ((x, frame.width), (y, frame.height))
+    )
+    right, bottom = max(right, left), max(bottom, top)
+    whole = (right - left) * (bottom - top) > 0.7 * frame.width * frame.height
+    if whole or frame.format.name not in ("yuv420p", "yuvj420p") or frame.width % 2 or frame.height % 2:
+        return frame.to_ndarray(format="rgb24"), np.eye(3)
+    offset = np.array([[1.0, 0.0, left], [0.0, 1.0, top], [0.0, 0.0, 1.0]])
+    if right == left or bottom == top:
+        return np.zeros((2, 2, 3), np.uint8), offset
+    import av
+
+    part = av.VideoFrame(right - left, bottom - top, frame.format.name)
+    part.colorspace, part.color_range = frame.colorspace, frame.color_range
+    for plane, of_part, half in zip(frame.planes, part.planes, (1, 2, 2), strict=True):
+        source = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        target = np.frombuffer(of_part, np.uint8).reshape(-1, of_part.line_size)
+        rows, columns = (bottom - top) // half, (right - left) // half
+        target[:rows, :columns] = source[top // half :, left // half :][:rows, :columns]
+    return part.to_ndarray(format="rgb24"), offset
+
+
+def read_frames(path: str | Path, numbers: Iterable[int]) -> Iterator[tuple[int, Picture]]:
+    """Number and whole picture, uint8 (H, W, 3) RGB, of some frames of a video, in order. Raises UserError as
+    `read_crop` does."""
+    reader = VideoReader(path)
+    try:
+        for number, frame in reader.read(sorted(set(numbers))):
+            yield number, frame.to_ndarray(format="rgb24")
+    finally:
+        reader.close()
