@@ -220,7 +220,7 @@ def test_fetch_of_bad_files(tmp_path: Path) -> None:
     assert list(index.names) == [f"human36m/S1/Directions-1.54138969/{n:06d}" for n in (1, 3, 4)]
     assert index.notes["skipped"] == {
         "left out by the protocol": ["S11/Directions-2.54138969"],
-        "joints damaged": ["processed/S11/Directions-1", "processed/S1/TakingPhoto-2"],
+        "joints damaged": ["processed/S1/TakingPhoto-2", "processed/S11/Directions-1"],
         "picture missing": ["S1/Directions-1.54138969/000002"],
         "3D joints missing (skeleton 'mono')": ["S11/WalkTogether-2.54138969"],
         "unknown activity": ["S5/Juggling-1.54138969"],
@@ -280,7 +280,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
     folder, camera = root / "S1" / "MyPoseFeatures", SHORT[0]
     (root / "S1/Videos" / f"Discussion 1.{camera}.mp4").unlink()
     cut_off(root / "S1/Videos" / f"Eating 1.{camera}.mp4")
-    write_video(root / "S1/Videos" / f"Greeting 1.{camera}.mp4", [np.empty((0, 2))] * 3, (500, 501), 50, "mp4v")
+    write_video(root / "S1/Videos" / f"Greeting 1.{camera}.mp4", [np.empty((0, 2))] * 3, (500, 502), 50, "mp4v")
     (folder / "D3_Positions_mono" / f"Phoning 1.{camera}.cdf").unlink()
     (folder / "D3_Positions" / "Phoning 1.cdf").unlink()
     cut_off(folder / "D2_Positions" / f"Posing 1.{camera}.cdf")
@@ -299,7 +299,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
     }
     assert skipped["video missing"] == [f"S1/Discussion 1.{camera}"]
     assert skipped["video damaged"] == [f"S1/Eating 1.{camera}"]
-    assert skipped["pictures of 500 x 501 pixels, which is not what the camera took"] == [f"S1/Greeting 1.{camera}"]
+    assert skipped["pictures of 500 x 502 pixels, which is not what the camera took"] == [f"S1/Greeting 1.{camera}"]
     assert skipped["3D joints missing"] == [f"S1/Phoning 1.{camera}"]
     assert sorted(skipped["joints damaged"]) == [f"S1/{n} 1.{camera}" for n in ("Posing", "Purchases", "Sitting")]
     assert skipped["not in the table of metadata.xml"] == ["S1/Juggling 1"]
