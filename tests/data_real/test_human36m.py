@@ -226,7 +226,7 @@ def test_fetch_of_bad_files(tmp_path: Path) -> None:
         "unknown activity": ["S5/Juggling-1.54138969"],
         "pictures missing": ["S9/TakingPhoto-1.54138969"],
     }
-    with pytest.raises(UserError, match="split 'test' would be empty; left out were: .*pictures missing: 1"):
+    with pytest.raises(UserError, match=r"split 'test' would be empty; left out were: .*pictures missing: 1"):
         read(tmp_path, required=("test",))
 
 

@@ -46,7 +46,7 @@ ACTIONS = (
     "WalkTogether",
 )
 # Where the joints of "pa17" lie among the owners' 32; the rest is made from these.
-_SOURCE = {
+_SOURCE = dict(zip((0, 12, 13, 15, 25, 17, 26, 18, 27, 19, 1, 6, 2, 7, 3, 8), range(16), strict=True))
     0: 0,
     12: 1,
     13: 2,
