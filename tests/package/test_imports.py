@@ -12,20 +12,6 @@ OPTIONAL = {
     *("av", "cdflib", "cupy", "cv2", "h5py", "jinja2", "matplotlib"),
     *("rich", "scipy", "tensorboard", "triton", "tyro", "yaml"),
 }
-    "av",
-    "cdflib",
-    "cupy",
-    "cv2",
-    "h5py",
-    "jinja2",
-    "matplotlib",
-    "rich",
-    "scipy",
-    "tensorboard",
-    "triton",
-    "tyro",
-    "yaml",
-}
 
 
 def imported_with(module: str, cwd: Path) -> set[str]:

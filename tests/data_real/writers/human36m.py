@@ -47,23 +47,6 @@ ACTIONS = (
 )
 # Where the joints of "pa17" lie among the owners' 32; the rest is made from these.
 _SOURCE = dict(zip((0, 12, 13, 15, 25, 17, 26, 18, 27, 19, 1, 6, 2, 7, 3, 8), range(16), strict=True))
-    0: 0,
-    12: 1,
-    13: 2,
-    15: 3,
-    25: 4,
-    17: 5,
-    26: 6,
-    18: 7,
-    27: 8,
-    19: 9,
-    1: 10,
-    6: 11,
-    2: 12,
-    7: 13,
-    3: 14,
-    8: 15,
-}
 
 
 def joints32(frames: int, seed: int) -> Array:
