@@ -183,7 +183,7 @@ def _decode(file: str, shrink: float) -> tuple[Picture, Matrix]:
     """
     data = _whole(file)
     # Other formats are decoded whole and then scaled, which would resample them twice.
-    factor = max(n for n in _REDUCED if n <= max(shrink, 1.0)) if data.startswith(b"\xff\xd8\xff") else 1
+    factor = max(n for n in _REDUCED if n <= max(1.001 * shrink, 1.0)) if data.startswith(b"\xff\xd8\xff") else 1
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
@@ -240,7 +240,7 @@ def _shown_part(frame: Any, to_pixels: Matrix, size: int) -> tuple[Picture, Matr
         return np.zeros((2, 2, 3), np.uint8), offset
     import av
 
-    part = av.VideoFrame(right - left, bottom - top, frame.format.name)
+    part: Any = av.VideoFrame(right - left, bottom - top, frame.format.name)
     part.colorspace, part.color_range = frame.colorspace, frame.color_range
     for plane, of_part, half in zip(frame.planes, part.planes, (1, 2, 2), strict=True):
         source = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)

@@ -170,15 +170,18 @@ class Index:
             raise UserError(f"the {split} split of {self.data_set} is empty; it has {has or 'no sequences at all'}")
         return found
 
-    def select(self, sequences: npt.ArrayLike) -> Index:
+    def select(self, sequences: npt.ArrayLike, frames: npt.ArrayLike | None = None) -> Index:
         """An index of these sequences (K,) alone, in the order given. It copies their rows into memory.
 
-        Raises IndexError for a sequence there is not.
+        frames: (K,) how many of each one's frames to keep at most, from the first; None: all. Raises IndexError for a
+        sequence there is not.
         """
         chosen = np.asarray(sequences, dtype=np.int64).reshape(-1)
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise IndexError(f"sequences {chosen.min()}..{chosen.max()} of {len(self)}")
         first, counts = np.asarray(self.first_row)[chosen], np.diff(self.first_row)[chosen]
+        if frames is not None:
+            counts = np.minimum(counts, frames)
         first_row = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         rows = np.repeat(first - first_row[:-1], counts) + np.arange(first_row[-1])
         columns: dict[str, Any] = {name: np.asarray(getattr(self, name))[chosen] for name in OF_SEQUENCES}
@@ -286,16 +289,17 @@ def _open(folder: Path) -> Index:
         if facts["version"] != VERSION:
             raise UserError(f"{path} is of version {facts['version']}, this pyhar reads version {VERSION}: {again}")
         layout = facts["layout"]
-        columns = folder / facts["columns"]
+        columns: dict[str, Any] = {name: _map(folder / facts["columns"] / f"{name}.npy") for name in ARRAYS}
+        for name in STRINGS:
+            starts = _map(folder / facts["columns"] / f"{name}.starts.npy")
+            columns[name] = Strings(_map(folder / facts["columns"] / f"{name}.npy"), starts)
+        bones = tuple((first, second) for first, second in layout["bones"])
         index = Index(
             facts["data_set"],
-            JointLayout(
-                layout["name"], tuple(layout["joints"]), tuple((a, b) for a, b in layout["bones"]), layout["root"]
-            ),
+            JointLayout(layout["name"], tuple(layout["joints"]), bones, layout["root"]),
             tuple(facts["action_names"]),
-            **{name: Strings(_map(columns / f"{name}.npy"), _map(columns / f"{name}.starts.npy")) for name in STRINGS},
-            **{name: _map(columns / f"{name}.npy") for name in ARRAYS},
             notes=facts["notes"],
+            **columns,
         )
         if (len(index), int(index.first_row[-1])) != (facts["sequences"], facts["frames"]):
             raise ValueError("columns of another length than announced")

@@ -68,6 +68,20 @@ class Sample(TypedDict):
     """What a message about this sample calls it, e.g. "synthetic/test/clip/000012"."""
 
 
+TIMED_KEYS = (
+    "frames",
+    "pose",
+    "pose_valid",
+    "confidence",
+    "visible",
+    "joints_px",
+    "joints_mm",
+    "root_depth",
+    "head_size",
+)
+"""The keys that have a leading T in a clip."""
+
+
 def model_input(frames: Tensor, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """Turn a batch of pictures into what the network takes.
 

@@ -45,7 +45,10 @@ class VideoReader:
         stamps = [pts for pts, _, _ in packets if pts is not None]
         self.num_frames = len(packets)
         """Pictures that the file holds, by its packets."""
-        self.exact = len(set(stamps)) == len(packets) and any(key for _, _, key in packets)
+        # Stamps in the order of decoding, for a codec that shows frames in another, say nothing (H.264 in AVI).
+        reordered = bool(self._stream.codec_context.has_b_frames)
+        useful = len(set(stamps)) == len(packets) and not (reordered and stamps == sorted(stamps) and len(stamps) > 1)
+        self.exact = useful and any(key for _, _, key in packets)
         """Frames are found by their time stamps; otherwise they are counted from the beginning."""
         self._stamps = sorted(stamps)
         self._number = {pts: number for number, pts in enumerate(self._stamps)}

@@ -9,8 +9,19 @@ from pathlib import Path
 import pytest
 
 OPTIONAL = {
-    *("av", "cdflib", "cupy", "cv2", "h5py", "jinja2", "matplotlib"),
-    *("rich", "scipy", "tensorboard", "triton", "tyro", "yaml"),
+    "av",
+    "cdflib",
+    "cupy",
+    "cv2",
+    "h5py",
+    "jinja2",
+    "matplotlib",
+    "rich",
+    "scipy",
+    "tensorboard",
+    "triton",
+    "tyro",
+    "yaml",
 }
 
 

@@ -22,7 +22,7 @@ from pyhar.data.augment import Augmentation, Crop, draw_crop
 from pyhar.data.clips import centre_clip, random_clip
 from pyhar.data.geometry import crop_map, square_box, to_crop_pixels
 from pyhar.data.layouts import PA17, JointLayout
-from pyhar.data.sample import DEPTH_RANGE_MM, Sample
+from pyhar.data.sample import DEPTH_RANGE_MM, TIMED_KEYS, Sample
 from pyhar.data.synthetic.motion import ACTION_NAMES
 from pyhar.data.synthetic.video import Video, draw_seeds
 from pyhar.errors import UserError
@@ -137,17 +137,6 @@ class SyntheticPoses(_Synthetic):
     """
 
     _kind = "still"
-    _TIMED = (
-        "frames",
-        "pose",
-        "pose_valid",
-        "confidence",
-        "visible",
-        "joints_px",
-        "joints_mm",
-        "root_depth",
-        "head_size",
-    )
 
     def __init__(
         self,
@@ -164,7 +153,7 @@ class SyntheticPoses(_Synthetic):
         video, rng = self._video(index, draw)
         frame = rng.integers(video.num_frames, size=1)
         sample = self._sample(index, video, frame, draw_crop(self.augmentation, rng) if self.augmentation else Crop())
-        for name in self._TIMED:
+        for name in TIMED_KEYS:
             sample[name] = sample[name][0]  # type: ignore[literal-required]
         return sample
 
