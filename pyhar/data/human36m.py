@@ -78,6 +78,8 @@ def read(
     each video (and the first picture of each folder) to compare its size and length with the annotations. required:
     splits that must not be empty.
 
+    Every frame taken is a still, by the index's note "stills".
+
     Joints are in camera millimetres and pixels, as the owners give them (projected, where they give none); a joint at
     NaN or the origin is unknown, all others count as visible, since occlusion is not annotated. What is missing,
     damaged or contradictory is left out, and named in notes["skipped"] by reason; recordings whose pixels and
@@ -118,6 +120,7 @@ def read(
         owners_joints=list(JOINTS[joints]),
         skeleton=skeleton,
         steps=steps,
+        stills={"train": 1, "test": 1},
         window_mm=window_mm,
         box_margin=0.0,
         **notes,

@@ -17,74 +17,74 @@ import numpy.typing as npt
 from pyhar.data.index import Index
 from pyhar.data.index_builder import IndexBuilder
 from pyhar.data.layouts import PA16, PA17
-from pyhar.data.ntu_bodies import fit_pinhole, join_tracks, rank_bodies
+from pyhar.data.ntu_bodies import fit_pinhole, is_plausible, join_tracks, rank_bodies
 from pyhar.data.ntu_files import Annotation, Array, Body, Name, read_annotations, read_missing, read_skeleton
 from pyhar.data.parsing import VideoHeader, check_splits, read_video_header
 from pyhar.errors import UserError, unknown_name
 
 ACTIONS = (
     "drink water",
-    "eat meal",
-    "brush teeth",
-    "brush hair",
+    "eat meal/snack",
+    "brushing teeth",
+    "brushing hair",
     "drop",
-    "pick up",
+    "pickup",
     "throw",
-    "sit down",
-    "stand up",
-    "clap",
-    "read",
-    "write",
+    "sitting down",
+    "standing up (from sitting position)",
+    "clapping",
+    "reading",
+    "writing",
     "tear up paper",
-    "put on jacket",
+    "wear jacket",
     "take off jacket",
-    "put on a shoe",
+    "wear a shoe",
     "take off a shoe",
-    "put on glasses",
+    "wear on glasses",
     "take off glasses",
-    "put on a hat",
-    "take off a hat",
+    "put on a hat/cap",
+    "take off a hat/cap",
     "cheer up",
-    "wave a hand",
-    "kick something",
-    "reach into pocket",
-    "hop",
+    "hand waving",
+    "kicking something",
+    "put something inside pocket / take out something from pocket",
+    "hopping (one foot jumping)",
     "jump up",
-    "phone call",
-    "play with phone",
-    "type on a keyboard",
-    "point to something",
-    "take a selfie",
-    "check time",
-    "rub two hands",
-    "nod head",
+    "make a phone call/answer phone",
+    "playing with phone/tablet",
+    "typing on a keyboard",
+    "pointing to something with finger",
+    "taking a selfie",
+    "check time (from watch)",
+    "rub two hands together",
+    "nod head/bow",
     "shake head",
     "wipe face",
     "salute",
-    "put palms together",
-    "cross hands in front",
-    "sneeze or cough",
-    "stagger",
-    "fall down",
-    "headache",
-    "chest pain",
-    "back pain",
-    "neck pain",
-    "nausea",
-    "fan self",
-    "punch or slap",
-    "kick someone",
-    "push someone",
-    "pat on back",
-    "point at someone",
-    "hug",
-    "give object",
-    "touch pocket",
-    "shake hands",
-    "walk towards",
-    "walk apart",
+    "put the palms together",
+    "cross hands in front (say stop)",
+    "sneeze/cough",
+    "staggering",
+    "falling",
+    "touch head (headache)",
+    "touch chest (stomachache/heart pain)",
+    "touch back (backache)",
+    "touch neck (neckache)",
+    "nausea or vomiting condition",
+    "use a fan (with hand or paper)/feeling warm",
+    "punching/slapping other person",
+    "kicking other person",
+    "pushing other person",
+    "pat on back of other person",
+    "point finger at the other person",
+    "hugging other person",
+    "giving something to other person",
+    "touch other person's pocket",
+    "handshaking",
+    "walking towards each other",
+    "walking apart from each other",
 )
-"""By number, A001 first. From A050 on two people act."""
+"""The owners' titles, A001 first. From A050 on two people act."""
 FIRST_OF_TWO = 50
 
 TRAIN_SUBJECTS = frozenset((1, 2, 4, 5, 8, 9, 13, 14, 15, 16, 17, 18, 19, 25, 27, 28, 31, 34, 35, 38))
@@ -219,7 +219,7 @@ def _fill(
             length = header.frames
         taken = 0
         for body in one.bodies[: people if one.parts.action >= FIRST_OF_TWO else 1]:
-            if not body.present[:length].any():
+            if not body.present[:length].any() or (taken and not is_plausible(body)):
                 continue
             mm, px, visible = _in_layout(body, one.kinect, order[:joints], length)
             camera, error = fit_pinhole(mm.reshape(-1, 3), px.reshape(-1, 2))

@@ -80,9 +80,14 @@ def rank_bodies(bodies: list[Body]) -> list[Body]:
     A frame is plausible if the body is 0.4 to 2.4 m large and its back 0.25 to 0.9 m long; a body, if most of its
     frames are, and more so if it is taller than 1.25 times its width, which furniture is not, but a person who lies
     down is not either. Motion: variance of the joints' places over time, times the part of the clip in which the body
-    is there. Bodies without xyz are judged by motion in pixels alone.
+    is there. So did the owners choose, by spread and variance. Bodies without xyz are judged by motion in pixels alone.
     """
     return sorted(bodies, key=lambda body: (_plausibility(body), _motion(body)), reverse=True)
+
+
+def is_plausible(body: Body) -> bool:
+    """Whether a body has the extent of a person, as `rank_bodies` says; without xyz that cannot be told, and it has."""
+    return _plausibility(body) > 0 or not np.isfinite(body.xyz).any()
 
 
 def _plausibility(body: Body) -> int:

@@ -56,7 +56,8 @@ class Body:
     @property
     def present(self) -> npt.NDArray[np.bool_]:
         """(T,) frames in which it has at least one joint."""
-        return np.isfinite(self.xyz).all(-1).any(-1) | np.isfinite(self.px).all(-1).any(-1)
+        known = np.isfinite(self.xyz).all(-1) | np.isfinite(self.px).all(-1)
+        return np.asarray(known).sum(axis=-1) > 0
 
 
 def read_skeleton(path: Path) -> list[Body]:
@@ -164,7 +165,7 @@ def read_annotations(path: Path) -> tuple[dict[str, set[str]], list[Annotation],
         if keypoint.ndim != 4 or keypoint.shape[-2:] not in ((NUM_JOINTS, 3), (17, 2)):
             skipped.setdefault("keypoints of another shape than (M, T, 25, 3) or (M, T, 17, 2)", []).append(name)
             continue
-        if keypoint.shape[1] != int(one.get("total_frames", keypoint.shape[1])) or (
+        if int(one.get("total_frames") or keypoint.shape[1]) != keypoint.shape[1] or (
             score is not None and score.shape != keypoint.shape[:3]
         ):
             skipped.setdefault("counts of frames or joints disagree", []).append(name)
