@@ -83,8 +83,7 @@ def read_skeleton(path: Path) -> list[Body]:
                 at += _BODY_FIELDS + 1
                 if joints != NUM_JOINTS:
                     raise ValueError(f"{joints} joints instead of {NUM_JOINTS}")
-                rows = np.array([_number(token) for token in tokens[at : at + NUM_JOINTS * _FIELDS]])
-                rows = rows.reshape(NUM_JOINTS, _FIELDS)
+                rows = _numbers(tokens[at : at + NUM_JOINTS * _FIELDS]).reshape(NUM_JOINTS, _FIELDS)
                 at += NUM_JOINTS * _FIELDS
                 body = bodies.setdefault(number, _empty(frames))
                 body.xyz[frame], body.px[frame] = rows[:, :3], rows[:, 5:7]
@@ -97,9 +96,12 @@ def read_skeleton(path: Path) -> list[Body]:
     return [body for body in bodies.values() if body.present.any()]
 
 
-def _number(token: str) -> float:
-    # Windows programs write -1.#IND and 1.#QNAN for what is not a number.
-    return float("nan") if "#" in token else float(token)
+def _numbers(tokens: list[str]) -> Array:
+    try:
+        return np.array(list(map(float, tokens)))
+    except ValueError:
+        # Windows programs write -1.#IND and 1.#QNAN for what is not a number.
+        return np.array([float("nan") if "#" in token else float(token) for token in tokens])
 
 
 def _empty(frames: int) -> Body:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -135,7 +135,7 @@ def example(frames: int = 12, cameras: tuple[str, ...] = CAMERAS) -> DataSet:
         (11, "WalkTogether", 16, 2, None),
     ]
     return DataSet(
-        [Recording(s, n, a, b, joints32(frames + i, seed=i), table) for i, (s, n, a, b, table) in enumerate(made)],
+        [Recording(s, n, a, b, joints32(frames + i % 2, seed=i), table) for i, (s, n, a, b, table) in enumerate(made)],
         cameras,
     )
 
@@ -185,19 +185,21 @@ def write_cdf(path: Path, pose: Array, variable: str = "Pose") -> None:
 
 
 @cache
-def _blank_video(size: tuple[int, int], frames: int, folder: str) -> Path:
-    path = Path(folder) / f"{size[0]}x{size[1]}x{frames}.mp4"
-    write_video(path, [np.empty((0, 2))] * frames, size, 50, "mp4v")
-    return path
+def _blank_video(size: tuple[int, int], frames: int) -> bytes:
+    """Encoded once: what is in the videos does not matter here."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "blank.mp4"
+        write_video(path, [np.empty((0, 2))] * frames, size, 50, "mp4v")
+        return path.read_bytes()
 
 
 def write_videos(root: Path, data: DataSet) -> None:
-    """S<n>/Videos; their contents do not matter here, so they are copies."""
+    """S<n>/Videos."""
     for r in data.recordings:
         for camera in data.cameras:
             path = root / f"S{r.subject}" / "Videos" / f"{r.name}.{camera}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(_blank_video(SIZES[camera], len(r.world), str(root.parent / "blank")), path)
+            path.write_bytes(_blank_video(SIZES[camera], len(r.world)))
 
 
 def write_owners(root: Path, data: DataSet, metadata: bool = True) -> None:
