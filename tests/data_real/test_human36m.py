@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -107,6 +108,17 @@ def test_world_joints_give_the_pixels(tmp_path: Path) -> None:
     for path in root.glob("S*/MyPoseFeatures/D2_Positions/*.cdf"):
         path.unlink()
     check(read(root, train_step=1, test_step=1), data, {split: np.arange(99) for split in ("train", "test")})
+    # What lies behind a camera has no pixels.
+    r, one = data.recordings[0], data.view(data.recordings[0], TWO[0])
+    world = r.world.copy()
+    world[1, 27] = one.centre - 500 * one.rotation[2]
+    writer.write_cdf(root / "S1/MyPoseFeatures/D3_Positions" / f"{r.name}.cdf", world)
+    index = read(root, train_step=1)
+    i, wrist = row_of(index, f"human36m/S1/{r.name}.{TWO[0]}"), index.layout.index("right wrist")
+    row = index.first_row[i] + 1
+    assert index.joints_mm[row, wrist, 2] == pytest.approx(-500, abs=0.01)
+    assert np.isnan(index.joints_px[row, wrist]).all()
+    assert not index.visible[row, wrist]
 
 
 def test_joint_conventions(tmp_path: Path) -> None:
@@ -226,8 +238,15 @@ def test_fetch_of_bad_files(tmp_path: Path) -> None:
         "unknown activity": ["S5/Juggling-1.54138969"],
         "pictures missing": ["S9/TakingPhoto-1.54138969"],
     }
+    pictures = home / "S1/Directions-1/imageSequence/54138969"
+    (pictures / "img_000001.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="pictures damaged: 1, first S1/Directions-1"):
+        read(tmp_path)
+    cv2.imwrite(str(pictures / "img_000001.jpg"), np.zeros((480, 640, 3), np.uint8))
+    with pytest.raises(UserError, match="pictures of 640 x 480 pixels, which is not what the camera took: 1"):
+        read(tmp_path)
     with pytest.raises(UserError, match=r"split 'test' would be empty; left out were: .*pictures missing: 1"):
-        read(tmp_path, required=("test",))
+        read(tmp_path, required=("test",), check_media=False)
 
 
 def test_unknown_joints(tmp_path: Path) -> None:
@@ -287,6 +306,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
     writer.write_cdf(folder / "D2_Positions" / f"Purchases 1.{camera}.cdf", np.ones((3, 17, 2)))
     writer.write_cdf(folder / "D2_Positions" / f"Sitting 1.{camera}.cdf", np.ones((3, 32, 2)), variable="Other")
     writer.write_cdf(folder / "D3_Positions" / "Juggling 1.cdf", np.ones((3, 32, 3)))
+    writer.write_cdf(folder / "D3_Positions" / "_ALL 1.cdf", np.ones((3, 32, 3)))  # Never of use, so never named.
     one = writer.view(2, camera)  # Another subject's camera.
     sitting_down = one.to_pixels(one.to_camera(data.recordings[-1].world))
     writer.write_cdf(folder / "D2_Positions" / f"SittingDown 1.{camera}.cdf", sitting_down)
