@@ -28,12 +28,16 @@ _ALLOWED = _ARRAYS | {
     "_codecs.encode",
     *(f"{builtins}.{name}" for builtins in ("builtins", "__builtin__") for name in ("set", "frozenset", "bytearray")),
 }
+_CORE = "numpy._core" if int(np.__version__.partition(".")[0]) >= 2 else "numpy.core"
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not data")
+        # NumPy 2 renamed its inside: files of either version are read under either.
+        if module.startswith(("numpy.core.", "numpy._core.")):
+            module = f"{_CORE}.{module.rpartition('.')[2]}"
         return super().find_class(module, name)
 
 

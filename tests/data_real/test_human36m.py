@@ -306,6 +306,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
     writer.write_cdf(folder / "D2_Positions" / f"Purchases 1.{camera}.cdf", np.ones((3, 17, 2)))
     writer.write_cdf(folder / "D2_Positions" / f"Sitting 1.{camera}.cdf", np.ones((3, 32, 2)), variable="Other")
     writer.write_cdf(folder / "D3_Positions" / "Juggling 1.cdf", np.ones((3, 32, 3)))
+    writer.write_cdf(folder / "D3_Positions" / "Sitting 3.cdf", np.ones((3, 32, 3)))
     writer.write_cdf(folder / "D3_Positions" / "_ALL 1.cdf", np.ones((3, 32, 3)))  # Never of use, so never named.
     one = writer.view(2, camera)  # Another subject's camera.
     sitting_down = one.to_pixels(one.to_camera(data.recordings[-1].world))
@@ -322,7 +323,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
     assert skipped["pictures of 500 x 502 pixels, which is not what the camera took"] == [f"S1/Greeting 1.{camera}"]
     assert skipped["3D joints missing"] == [f"S1/Phoning 1.{camera}"]
     assert sorted(skipped["joints damaged"]) == [f"S1/{n} 1.{camera}" for n in ("Posing", "Purchases", "Sitting")]
-    assert skipped["not in the table of metadata.xml"] == ["S1/Juggling 1"]
+    assert skipped["not in the table of metadata.xml"] == ["S1/Juggling 1", "S1/Sitting 3"]
     assert "S1/Walking" in skipped["joints missing"]
     assert list(index.notes["disagree"]) == [f"S1/SittingDown 1.{camera}"]
     # Unchecked media are taken as they are said to be.

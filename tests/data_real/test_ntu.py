@@ -349,6 +349,21 @@ def test_pickle_of_kinect_joints(tmp_path: Path) -> None:
             assert np.isnan(index.camera).all()
 
 
+def test_pickles_of_other_versions(tmp_path: Path) -> None:
+    path, person = tmp_path / "a.pkl", writer.kinect(8)
+    expected = 1000 * person[:, writer.MIRRORED] * [1, -1, 1]
+    # A list without splits, as mmaction2 once had.
+    path.write_bytes(pickle.dumps([writer.annotation_3d(ONE, [person])]))
+    np.testing.assert_allclose(read(tmp_path, check_media=False).joints_mm, expected, rtol=0, atol=0.01)
+    # NumPy's inside is called numpy.core in version 1 and numpy._core in version 2.
+    writer.write_pickle(path, [writer.annotation_3d(ONE, [person])], None, protocol=2)
+    for name in (b"numpy.core", b"numpy._core"):
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b"numpy._core", b"numpy.core").replace(b"numpy.core", name))
+        assert name + b".multiarray" in path.read_bytes()
+        np.testing.assert_allclose(read(tmp_path, check_media=False).joints_mm, expected, rtol=0, atol=0.01)
+
+
 def test_pickle_of_coco_joints(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     still, moving = (np.round(rng.uniform(300, 800, (1, 17, 2)) + m * rng.normal(0, 30, (6, 17, 2))) for m in (0.01, 1))
