@@ -144,7 +144,8 @@ class Annotation:
 def read_annotations(path: Path) -> tuple[dict[str, set[str]], list[Annotation], dict[str, list[str]]]:
     """The splits of a pyskl or mmaction2 pickle, its recordings, and names of those left out, by reason.
 
-    A file that is but a list of recordings has no splits. Raises UserError if the file is missing, damaged, not of this form, or holds anything but data.
+    A file that is but a list of recordings has no splits. Raises UserError if it is missing, damaged, not of this form,
+    or holds anything but data.
     """
     data = load_pickle(path)
     if isinstance(data, list) and data and isinstance(data[0], dict):
