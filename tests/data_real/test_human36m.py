@@ -230,6 +230,8 @@ def test_fetch_of_bad_files(tmp_path: Path) -> None:
     index = read(tmp_path, train_step=1, test_step=1)
     # One picture of four is missing, so the rest is no even sequence.
     assert list(index.names) == [f"human36m/S1/Directions-1.54138969/{n:06d}" for n in (1, 3, 4)]
+    mm = data.view(data.recordings[0], "54138969").to_camera(data.recordings[0].world[[0, 2, 3]])
+    np.testing.assert_allclose(index.joints_mm, mm[:, list(JOINTS["release"])], rtol=0, atol=0.01)
     assert index.notes["skipped"] == {
         "left out by the protocol": ["S11/Directions-2.54138969"],
         "joints damaged": ["processed/S1/TakingPhoto-2", "processed/S11/Directions-1"],
