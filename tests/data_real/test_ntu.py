@@ -157,6 +157,44 @@ def test_ghosts_and_third_bodies_are_not_the_person(tmp_path: Path) -> None:
     check_track(read(tmp_path), ONE, person)
 
 
+def test_extent_of_a_person(tmp_path: Path) -> None:
+    # Each of these moves more than the person, and has all that makes a person but one thing.
+    person, walk = writer.track(8, seed=5), np.linspace(0, 2, 8)[:, None, None] * [1, 0, 0]
+    wide = writer.chair(8)
+    wide.xyz = wide.xyz + walk
+    long_armed = writer.track(8, number=5, seed=6)
+    long_armed.xyz = long_armed.xyz + walk
+    long_armed.xyz[:, 21] += [0, 2.5, 0]
+    small = writer.track(8, number=6, seed=7)
+    rod = np.linspace(0, 0.35, 25)[:, None] * [0, 1, 0]
+    rod[20] = 0, 0.3, 0
+    small.xyz = np.array([0.5, 0, 2.5]) + rod + walk
+    stooped = writer.track(8, number=7, seed=8)
+    stooped.xyz = stooped.xyz + walk
+    stooped.xyz[:, 20] = stooped.xyz[:, 0] + [0, 0.1, 0]
+    for ghost in (wide, long_armed, small, stooped):
+        writer.write_owners(tmp_path, {ONE: [ghost, person]})
+        check_track(read(tmp_path), ONE, person)
+    # Zeros for a frame are no motion.
+    still = writer.track(8, number=8, seed=9, side=-0.8)
+    still.xyz[:] = still.xyz[0]
+    still.xyz[4] = 0
+    still.px = writer.to_colour(still.xyz + 1e-9)
+    still.px[4] = 0
+    writer.write_owners(tmp_path, {ONE: [still, person]})
+    check_track(read(tmp_path), ONE, person)
+
+
+def test_people_who_embrace_stay_two(tmp_path: Path) -> None:
+    # One ends where the other begins, but for a frame both are there.
+    first, second = writer.track(5, number=1, seed=1), writer.track(4, number=2, seed=1, side=0.15, start=4)
+    hug = "S001C001P001R001A055"
+    writer.write_owners(tmp_path, {hug: [first, second]})
+    index = read(tmp_path, people=2)
+    check_track(index, hug, first)
+    check_track(index, f"{hug}#2", second)
+
+
 def test_somebody_who_lies_is_still_a_person(tmp_path: Path) -> None:
     lying = writer.track(8, seed=8)
     lying.xyz = (lying.xyz - [0.1, 0, 3.2])[..., [1, 0, 2]] + [0.1, -0.6, 3.2]
