@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -187,7 +188,8 @@ def test_extent_of_a_person(tmp_path: Path) -> None:
 
 def test_people_who_embrace_stay_two(tmp_path: Path) -> None:
     # One ends where the other begins, but for a frame both are there.
-    first, second = writer.track(5, number=1, seed=1), writer.track(4, number=2, seed=1, side=0.15, start=4)
+    first, second = writer.track(5, number=1, seed=1), writer.track(4, number=2, start=4)
+    second.xyz = first.xyz[[4, 3, 2, 1]] + [0.1, 0, 0]
     hug = "S001C001P001R001A055"
     writer.write_owners(tmp_path, {hug: [first, second]})
     index = read(tmp_path, people=2)
@@ -399,7 +401,10 @@ def test_pickles_of_other_versions(tmp_path: Path) -> None:
         data = path.read_bytes()
         path.write_bytes(data.replace(b"numpy._core", b"numpy.core").replace(b"numpy.core", name))
         assert name + b".multiarray" in path.read_bytes()
-        np.testing.assert_allclose(read(tmp_path, check_media=False).joints_mm, expected, rtol=0, atol=0.01)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # NumPy 2 warns of the old name, and will drop it.
+            index = read(tmp_path, check_media=False)
+        np.testing.assert_allclose(index.joints_mm, expected, rtol=0, atol=0.01)
 
 
 def test_pickle_of_coco_joints(tmp_path: Path) -> None:
