@@ -82,9 +82,10 @@ def project(joints_mm: Tensor, camera: Tensor) -> Tensor:
 
     camera (B, 4): fx, fy, cx, cy, or (B, 9): then the lens distortion k1, k2, k3, p1, p2 of Human3.6M's cameras. With
     (u, v) = (X, Y) / Z and r2 = u^2 + v^2, pixel = f * ((u, v) * (1 + k1 r2 + k2 r2^2 + k3 r2^3 + p1 u + p2 v) + r2 *
-    (p1, p2)) + c. The owners made the 2D joints of that data set with exactly this: it is not the full tangential
-    model, whose mixed terms count twice and whose p1 and p2 change places, and which misses their pixels by up to 0.6.
-    Raises UserError if a camera has neither 4 nor 9 numbers.
+    (p1, p2)) + c. The owners made the 2D joints of that data set with exactly this (published ones come back within
+    1e-4 pixels). It is not the full tangential model, whose terms in u v, u^2, v^2 count twice and whose p1 and p2
+    change places: that misses them by hundredths of a pixel amid the picture, and by tenths towards its edge. Raises
+    UserError if a camera has neither 4 nor 9 numbers.
     """
     cam = _of_points(camera, joints_mm.ndim)
     uv = joints_mm[..., :2] / joints_mm[..., 2:]

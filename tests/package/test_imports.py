@@ -10,6 +10,7 @@ import pytest
 
 OPTIONAL = {
     "av",
+    "cdflib",
     "cupy",
     "cv2",
     "h5py",
