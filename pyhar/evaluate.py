@@ -88,7 +88,7 @@ def run(config: EvaluateConfig) -> Evaluation:
     stills = config.data or meta.extra.get("pose_data", "synthetic")
     clips = config.clip_data or config.data or meta.extra.get("clip_data", stills)
 
-    options: dict[str, Any] = {"image_size": model.config.image_size, "augment": False}
+    options: dict[str, Any] = {"image_size": model.config.image_size, "augment": False, "layout": model.config.layout}
     pose_data = registry.build(stills, config.split, "pose", **options)
     clip_data = None
     if model.num_action_blocks:

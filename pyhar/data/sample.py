@@ -10,7 +10,8 @@ index i
   of a crop W pixels wide has its centre at (i + 0.5) / W;
 * normalised depth: z = 0.5 + (Z - Z_root) / 2000 mm, so the root joint has z = 0.5 and two metres span [0, 1] (Sec.
 4.2.1);
-* camera: X right, Y down, Z forward, millimetres; picture x = fx * X / Z + cx, y = fy * Y / Z + cy.
+* camera: X right, Y down, Z forward, millimetres; picture x = fx * X / Z + cx, y = fy * Y / Z + cy, but for the lens's
+  distortion.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Sample(TypedDict):
     root_depth: Tensor
     """float32 ([T]): Z of the root joint in millimetres; NaN where unknown."""
     camera: Tensor
-    """float32 (4,): fx, fy, cx, cy in picture pixels; NaN where unknown."""
+    """float32 (9,): fx, fy, cx, cy in picture pixels, then the lens distortion k1, k2, k3, p1, p2 (zeros: none); NaN
+    where unknown."""
     to_crop: Tensor
     """float64 (3, 3): maps homogeneous picture pixels (x, y, 1) to normalised crop coordinates; one for all frames of
     a clip."""
@@ -64,6 +66,20 @@ class Sample(TypedDict):
     """int64 (): the sample's place in its data set."""
     name: str
     """What a message about this sample calls it, e.g. "synthetic/test/clip/000012"."""
+
+
+TIMED_KEYS = (
+    "frames",
+    "pose",
+    "pose_valid",
+    "confidence",
+    "visible",
+    "joints_px",
+    "joints_mm",
+    "root_depth",
+    "head_size",
+)
+"""The keys that have a leading T in a clip."""
 
 
 def model_input(frames: Tensor, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from pyhar.data import registry
 from pyhar.errors import UserError
@@ -19,7 +20,7 @@ def build_data(config: TrainConfig) -> TrainingData:
     Raises UserError if a data set is unknown or its joints are not the network's.
     """
     tasks = {task for name in config.enabled_stages() for task in tasks_of(name)}
-    options = {"image_size": config.model.image_size, "augment": True}
+    options: dict[str, Any] = {"image_size": config.model.image_size, "augment": True, "layout": config.model.layout}
     if config.data.size:
         options["size"] = config.data.size
     sources: dict[Task, Sequence[registry.PoseData]] = {"pose": [], "action": []}

@@ -36,7 +36,7 @@ STILL = {
 ONCE = {
     "action": ((), torch.int64),
     "action_head": ((), torch.int64),
-    "camera": ((4,), torch.float32),
+    "camera": ((9,), torch.float32),
     "to_crop": ((3, 3), torch.float64),
     "box": ((4,), torch.float32),
     "subject": ((), torch.int64),

@@ -8,7 +8,21 @@ from pathlib import Path
 
 import pytest
 
-OPTIONAL = {"cupy", "cv2", "h5py", "jinja2", "matplotlib", "rich", "scipy", "tensorboard", "triton", "tyro", "yaml"}
+OPTIONAL = {
+    "av",
+    "cdflib",
+    "cupy",
+    "cv2",
+    "h5py",
+    "jinja2",
+    "matplotlib",
+    "rich",
+    "scipy",
+    "tensorboard",
+    "triton",
+    "tyro",
+    "yaml",
+}
 
 
 def imported_with(module: str, cwd: Path) -> set[str]:

@@ -45,6 +45,43 @@ def test_shares_hold_and_each_source_is_passed_over_evenly():
         assert max(taken.values()) - min(taken.values()) <= 1
 
 
+@pytest.mark.parametrize("shares", [(0.8, 0.2), (0.5, 0.375, 0.125)])
+def test_shares_hold_over_ten_thousand_draws_and_at_any_place(shares):
+    sizes = (22246, 1258, 313)[: len(shares)]
+    stream = Stream(sizes, shares, [4, 0])
+    sources = [stream.key(position)[0] for position in range(10_000)]
+    counts = collections.Counter(sources)
+    assert [counts[source] for source in range(len(shares))] == [round(10_000 * share) for share in shares]
+    # Mixed through and through: any 200 in a row are within some of their share.
+    for first in range(0, 9_800, 97):
+        run = collections.Counter(sources[first : first + 200])
+        assert all(abs(run[source] - 200 * share) <= 30 for source, share in enumerate(shares))
+
+
+def test_mixed_streams_resume_in_mid_epoch():
+    sizes, shares = (97, 31, 11), (0.5, 0.375, 0.125)
+    whole = Stream(sizes, shares, [4, 0])
+    keys = [whole.key(position) for position in range(1500)]
+    for place in (1, 96, 97, 250, 777):  # within, at and behind the end of a pass, and of a block of the mix
+        later = Stream(sizes, shares, [4, 0])
+        assert [later.key(position) for position in range(place, place + 300)] == keys[place : place + 300]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_take_disjoint_shares_of_every_pass(world):
+    source = TrainingData({"pose": [tiny_training.TinyData("pose", size=36)], "action": []})
+    stage = StageConfig(steps=6, images=12)
+    taken = [
+        [key for keys in StepBatches("pose", stage, source, (), 5, rank=rank, world=world) for key in keys]
+        for rank in range(world)
+    ]
+    first_pass = [key[2] for of_rank in taken for key in of_rank[: 36 // world]]
+    assert sorted(first_pass) == list(range(36))
+    both = [set(of_rank) for of_rank in taken]
+    assert all(not a & b for number, a in enumerate(both) for b in both[number + 1 :])
+    assert len(set().union(*both)) == 72
+
+
 def test_a_small_share_is_never_rounded_away():
     stream = Stream([5, 5], (0.999, 0.001), [0])
     assert {stream.key(position)[0] for position in range(400)} == {0, 1}

@@ -5,7 +5,8 @@ actions are, `body` where joints go, `clothes` what is drawn, as `shapes`; `scen
 from `raycast` and `renderer`, `background` and `sensor`. `demo` is for looking: `python -m pyhar.data.synthetic`.
 """
 
-from pyhar.data.synthetic.dataset import PAPER_AUGMENTATION, Augmentation, SyntheticClips, SyntheticPoses
+from pyhar.data.augment import PAPER_AUGMENTATION, Augmentation
+from pyhar.data.synthetic.dataset import SyntheticClips, SyntheticPoses
 from pyhar.data.synthetic.motion import ACTION_NAMES, MOTION_PAIRS, OBJECT_PAIRS
 
 __all__ = [

@@ -13,16 +13,16 @@ stay in the picture as it was filmed; so `to_crop` takes `joints_px` to `pose`, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from pyhar.data.augment import Augmentation, Crop, draw_crop
 from pyhar.data.clips import centre_clip, random_clip
 from pyhar.data.geometry import crop_map, square_box, to_crop_pixels
 from pyhar.data.layouts import PA17, JointLayout
-from pyhar.data.sample import DEPTH_RANGE_MM, Sample
+from pyhar.data.sample import DEPTH_RANGE_MM, TIMED_KEYS, Sample
 from pyhar.data.synthetic.motion import ACTION_NAMES
 from pyhar.data.synthetic.video import Video, draw_seeds
 from pyhar.errors import UserError
@@ -31,50 +31,6 @@ Array = npt.NDArray[np.float64]
 
 BOX_MARGIN = 0.25
 """The crop is this share larger than the longer side of the joints' box."""
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Ranges that training draws from. The defaults are gentler than the paper's, `PAPER_AUGMENTATION`: short
-    trainings gain."""
-
-    rotation: float = 6.0
-    """Largest angle either way, degrees."""
-    scale: tuple[float, float] = (0.9, 1.1)
-    shift: float = 0.03
-    """Largest shift either way, as a share of the crop."""
-    flip: float = 0.5
-    """Probability of mirroring."""
-    colour_power: tuple[float, float] = (0.9, 1.1)
-    """Exponent of each colour channel."""
-    subsample: tuple[int, int] = (3, 6)
-    """A clip takes every s-th frame, s from here, both ends included."""
-
-
-PAPER_AUGMENTATION = Augmentation(rotation=40.0, scale=(0.7, 1.3), shift=0.0, subsample=(3, 10))
-"""The ranges of Sec. 4.2.3."""
-
-
-@dataclass(frozen=True)
-class _Crop:
-    """How the crop deviates from the person's box, and its colours."""
-
-    rotation: float = 0.0
-    scale: float = 1.0
-    shift: tuple[float, float] = (0.0, 0.0)
-    flip: bool = False
-    colour_power: tuple[float, ...] = (1.0, 1.0, 1.0)
-
-
-def _draw_crop(augmentation: Augmentation, rng: np.random.Generator) -> _Crop:
-    a = augmentation
-    return _Crop(
-        rotation=float(rng.uniform(-a.rotation, a.rotation)),
-        scale=float(np.exp(rng.uniform(*np.log(a.scale)))),
-        shift=(float(rng.uniform(-a.shift, a.shift)), float(rng.uniform(-a.shift, a.shift))),
-        flip=bool(rng.random() < a.flip),
-        colour_power=tuple(float(p) for p in rng.uniform(*a.colour_power, 3)),
-    )
 
 
 class _Synthetic:
@@ -129,7 +85,7 @@ class _Synthetic:
         rng = np.random.default_rng([self.seed, len(self._kind), index, draw])
         return Video(index % len(ACTION_NAMES), draw_seeds(self.split, rng)), rng
 
-    def _sample(self, index: int, video: Video, frames: npt.NDArray[np.int64], crop: _Crop) -> Sample:
+    def _sample(self, index: int, video: Video, frames: npt.NDArray[np.int64], crop: Crop) -> Sample:
         """A clip of the given frames."""
         size, count = self.image_size, len(frames)
         shot = video.shoot(frames)
@@ -158,7 +114,7 @@ class _Synthetic:
             joints_px=_float(joints_px),
             joints_mm=_float(joints_mm),
             root_depth=_float(root),
-            camera=_float(video.scene.camera),
+            camera=_float(np.pad(video.scene.camera, (0, 5))),
             to_crop=torch.from_numpy(to_crop),
             head_size=_float(truth.head_size),
             box=_float(box),
@@ -181,17 +137,6 @@ class SyntheticPoses(_Synthetic):
     """
 
     _kind = "still"
-    _TIMED = (
-        "frames",
-        "pose",
-        "pose_valid",
-        "confidence",
-        "visible",
-        "joints_px",
-        "joints_mm",
-        "root_depth",
-        "head_size",
-    )
 
     def __init__(
         self,
@@ -207,8 +152,8 @@ class SyntheticPoses(_Synthetic):
         index, draw = self._key(key)
         video, rng = self._video(index, draw)
         frame = rng.integers(video.num_frames, size=1)
-        sample = self._sample(index, video, frame, _draw_crop(self.augmentation, rng) if self.augmentation else _Crop())
-        for name in self._TIMED:
+        sample = self._sample(index, video, frame, draw_crop(self.augmentation, rng) if self.augmentation else Crop())
+        for name in TIMED_KEYS:
             sample[name] = sample[name][0]  # type: ignore[literal-required]
         return sample
 
@@ -241,10 +186,10 @@ class SyntheticClips(_Synthetic):
         index, draw = self._key(key)
         video, rng = self._video(index, draw)
         if self.augmentation is None:
-            return self._sample(index, video, centre_clip(video.num_frames, self.clip_frames, self.subsample), _Crop())
+            return self._sample(index, video, centre_clip(video.num_frames, self.clip_frames, self.subsample), Crop())
         low, high = self.augmentation.subsample
         frames = random_clip(video.num_frames, self.clip_frames, int(rng.integers(low, high + 1)), rng)
-        return self._sample(index, video, frames, _draw_crop(self.augmentation, rng))
+        return self._sample(index, video, frames, draw_crop(self.augmentation, rng))
 
     def num_frames(self, video: int) -> int:
         """Frames of a video."""
@@ -259,4 +204,4 @@ class SyntheticClips(_Synthetic):
             raise UserError(f"clip of video {video}: give a list of at least one frame")
         if frames.min() < 0 or frames.max() >= made.num_frames:
             raise IndexError(f"clip of video {video}: frames {frames.min()}..{frames.max()} of {made.num_frames}")
-        return self._sample(self._key(video)[0], made, frames, _Crop(flip=flip))
+        return self._sample(self._key(video)[0], made, frames, Crop(flip=flip))

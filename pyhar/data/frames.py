@@ -1,0 +1,313 @@
+"""Pixels: the crop of a picture, of numbered pictures, or of frames of a video, each by one affine map.
+
+A crop interpolates once. Where it shows the picture smaller, whole blocks of n x n pixels are first averaged, n about
+the number of picture pixels that one of the crop's covers, so that none is passed over: INTER_AREA's filter, which
+OpenCV's warps do not offer, on the picture's own grid, where it costs little. Of a JPEG that averaging comes from the
+decoder, at 1/2, 1/4 or 1/8, for less than the whole picture costs. The map takes the blocks' centres into account. Only
+the part that the crop shows is averaged and, of a video's frame, turned into RGB.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pyhar.data.geometry import Matrix
+from pyhar.data.video_reader import VideoReader
+from pyhar.errors import UserError
+
+Picture = npt.NDArray[np.uint8]
+
+# Reader -> flag of OpenCV for a decoder that gives 1/reader of a JPEG's width and height.
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+# Blocks are as large as a crop's pixel, rounded down but for a little: interpolation alone bears 1.6 to 1.
+_ROUNDING = 0.4
+# Open videos that a process keeps: stills of one video come one after the other where a still names its neighbour.
+_MAX_OPEN = 4
+_open: OrderedDict[Path, VideoReader] = OrderedDict()
+_open_in = os.getpid()
+
+
+def read_crop(
+    path: str | Path, kind: str, numbers: Sequence[int] | npt.NDArray[np.int64], to_pixels: Matrix, size: int
+) -> Picture:
+    """The crop of some frames, uint8 (T, size, size, 3) RGB, black where it reaches beyond the picture.
+
+    path, kind: a file of kind "picture" (each number gives the same picture) or "video" (frames count from 0), or for
+    "frames" a pattern with one number, such as "0001/%06d.jpg". to_pixels: (3, 3), from picture pixels to pixel indices
+    of the crop, centres at integers on both sides (`pyhar.data.geometry.to_crop_pixels`). Pictures are taken as they
+    lie on disk, whatever their EXIF orientation says; grey, CMYK, 16-bit and transparent ones become RGB.
+
+    Raises UserError, naming file and frame, for what is missing, cut off or cannot be decoded.
+    """
+    out = np.empty((len(numbers), size, size, 3), np.uint8)
+    if kind == "video":
+        places: dict[int, list[int]] = {}
+        for place, number in enumerate(numbers):
+            places.setdefault(int(number), []).append(place)
+        for number, frame in _video(Path(path)).read(sorted(places)):
+            rgb, offset = _shown_part(frame, to_pixels, size)
+            first, *rest = places[number]
+            warp(rgb, to_pixels @ offset, size, out=out[first])
+            for place in rest:
+                out[place] = out[first]
+        return out
+    done: dict[str, int] = {}
+    for place, number in enumerate(numbers):
+        file = numbered(path, int(number)) if kind == "frames" else str(path)
+        if file in done:
+            out[place] = out[done[file]]
+            continue
+        bgr, to_picture = _decode(file, _shrink(to_pixels))
+        warp(bgr, to_pixels @ to_picture, size, bgr=True, out=out[place])
+        done[file] = place
+    return out
+
+
+def warp(picture: Picture, to_pixels: Matrix, size: int, *, bgr: bool = False, out: Picture | None = None) -> Picture:
+    """The crop, RGB (size, size, 3), of a picture (H, W, 3), RGB or BGR, by the map `to_pixels` (3, 3) of pixel
+    indices; black outside. It is written into `out` if that is given."""
+    if out is None:
+        out = np.empty((size, size, 3), np.uint8)
+    height, width = picture.shape[:2]
+    block = max(int(_shrink(to_pixels) + _ROUNDING), 1)
+    left, top, right, bottom = _bounds(to_pixels, size, width, height, block)
+    if right <= left or bottom <= top:
+        out[:] = 0
+        return out
+    # With a fourth channel, OpenCV's warp takes half the time.
+    part = cv2.cvtColor(picture[top:bottom, left:right], cv2.COLOR_BGR2RGBA if bgr else cv2.COLOR_RGB2RGBA)
+    matrix = to_pixels[:2].copy()
+    # Block i averages picture pixels left + block * i to left + block * i + block - 1.
+    matrix[:, 2] += matrix[:, 0] * (left + 0.5 * (block - 1)) + matrix[:, 1] * (top + 0.5 * (block - 1))
+    if block > 1:
+        rows, columns = -(-part.shape[0] // block), -(-part.shape[1] // block)
+        missing = rows * block - part.shape[0], columns * block - part.shape[1]
+        if any(missing):  # at the picture's edge
+            part = cv2.copyMakeBorder(part, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)
+        part = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
+        matrix[:, :2] *= block
+    cv2.cvtColor(cv2.warpAffine(part, matrix, (size, size), flags=cv2.INTER_LINEAR), cv2.COLOR_RGBA2RGB, dst=out)
+    return out
+
+
+def numbered(pattern: str | Path, number: int) -> str:
+    """The file that a pattern gives for a number. Raises UserError if it takes none."""
+    try:
+        return str(pattern) % number
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{pattern} is no pattern with one number, such as frames/%06d.jpg: {error}") from error
+
+
+def read_picture(path: str | Path) -> Picture:
+    """A whole picture as it lies on disk, uint8 (H, W, 3) RGB. Raises UserError as `read_crop` does."""
+    return cv2.cvtColor(_decode(str(path), 1.0)[0], cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of a picture as it lies on disk, of JPEG and PNG from the header alone. Raises UserError if it
+    is missing or no picture."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(1 << 16)
+            if start.startswith(b"\xff\xd8\xff"):
+                found = _jpeg_size(start) or _jpeg_size(start + file.read())
+                if found:
+                    return found
+    except OSError as error:
+        raise UserError(f"picture {path} cannot be read: {error.strerror}") from error
+    if start.startswith(b"\x89PNG") and len(start) >= 24:
+        return int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
+    height, width = _decode(str(path), 1.0)[0].shape[:2]
+    return width, height
+
+
+def check_picture(path: str | Path) -> tuple[int, int]:
+    """Width and height of a picture whose file is whole, which costs reading but not decoding it. Raises UserError if
+    it is missing, empty, cut off or no picture."""
+    _whole(str(path))
+    return picture_size(path)
+
+
+def is_cut_off(data: bytes) -> bool:
+    """Whether a PNG or JPEG file lacks its end. Decoders may fill up with grey instead of failing."""
+    if data.startswith(b"\x89PNG"):
+        return data.rfind(b"IEND") < 0
+    if not data.startswith(b"\xff\xd8\xff"):
+        return False
+    # Behind the header's segments, which may hold a whole thumbnail.
+    position = max(place for _, place in _segments(data))
+    return data.rfind(b"\xff\xd9", position) < 0
+
+
+def close_videos() -> None:
+    """Close the videos that this process keeps open."""
+    _open.clear()
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Marker and place of each segment of a JPEG file, up to the start of its scan."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        yield marker, position
+        if marker == 0xDA:
+            return
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    yield 0, position
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    for marker, position in _segments(data):
+        # Start of frame, of whatever coding; 0xC4, 0xC8 and 0xCC among them are tables.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 9 <= len(data):
+            height = int.from_bytes(data[position + 5 : position + 7], "big")
+            return int.from_bytes(data[position + 7 : position + 9], "big"), height
+    return None
+
+
+def _whole(file: str) -> bytes:
+    try:
+        data = Path(file).read_bytes()
+    except OSError as error:
+        raise UserError(f"picture {file} cannot be read: {error.strerror}") from error
+    if not data:
+        raise UserError(f"picture {file} is empty (0 bytes); copy it again")
+    if is_cut_off(data):
+        raise UserError(f"picture {file} is cut off: its end is missing; copy it again")
+    return data
+
+
+def _decode(file: str, shrink: float) -> tuple[Picture, Matrix]:
+    """A picture, BGR, perhaps smaller, and the map from its pixel indices to those of the picture on disk.
+
+    shrink: picture pixels in a pixel of the crop.
+    """
+    data = _whole(file)
+    # Other formats are decoded whole and then scaled, which would resample them twice.
+    factor = max(n for n in _REDUCED if n <= max(1.001 * shrink, 1.0)) if data.startswith(b"\xff\xd8\xff") else 1
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise UserError(f"picture {file} cannot be decoded: {error.err}") from error
+    if picture is None:
+        raise UserError(f"{file} is damaged or not a picture; copy it again")
+    # Pixel i of the smaller picture stands for pixels n * i to n * i + n - 1.
+    offset = 0.5 * (factor - 1)
+    to_picture = np.array([[factor, 0.0, offset], [0.0, factor, offset], [0.0, 0.0, 1.0]])
+    return picture.astype(np.uint8, copy=False), to_picture
+
+
+def _shrink(to_pixels: Matrix) -> float:
+    """Picture pixels along the side of one of the crop's."""
+    (a, b), (c, d) = to_pixels[:2, :2].tolist()
+    return float(abs(a * d - b * c) ** -0.5)
+
+
+def _bounds(to_pixels: Matrix, size: int, width: int, height: int, multiple: int) -> tuple[int, int, int, int]:
+    """The part of a picture that a crop shows: left, top, right, bottom, the latter two excluded, and its sides
+    multiples of `multiple` but where the picture ends. Empty where the crop shows nothing of it."""
+    (a, b, x), (c, d, y) = to_pixels[:2].tolist()
+    area = a * d - b * c
+    corners = [(u - x, v - y) for u in (-0.5, size - 0.5) for v in (-0.5, size - 0.5)]
+    across = [(d * u - b * v) / area for u, v in corners]
+    down = [(a * v - c * u) / area for u, v in corners]
+    # Interpolation reaches for the next block.
+    reach = 1 + multiple
+
+    def span(values: list[float], limit: int) -> tuple[int, int]:
+        first = min(max(math.floor(min(values)) - reach, 0), limit)
+        last = math.ceil(max(values)) + reach + 1
+        return first, min(first + -(-(last - first) // multiple) * multiple, limit)
+
+    (left, right), (top, bottom) = span(across, width), span(down, height)
+    return left, top, right, bottom
+
+
+def _video(path: Path) -> VideoReader:
+    """The reader of a video, kept open for the next sample."""
+    global _open_in
+    if _open_in != os.getpid():
+        # A forked process must not move the file positions that it shares with its parent.
+        _open_in = os.getpid()
+        _inherited.extend(_open.values())
+        _open.clear()
+    reader = _open.pop(path, None) or VideoReader(path)
+    _open[path] = reader
+    while len(_open) > _MAX_OPEN:
+        _open.popitem(last=False)[1].close()
+    return reader
+
+
+_inherited: list[VideoReader] = []
+
+
+def _shown_part(frame: Any, to_pixels: Matrix, size: int) -> tuple[Picture, Matrix]:
+    """The part of a decoded frame that the crop shows, RGB, and the map from its pixel indices to the frame's."""
+    width, height = frame.width, frame.height
+    block = max(int(_shrink(to_pixels) + _ROUNDING), 1)
+    left, top, right, bottom = _bounds(to_pixels, size, width, height, block)
+    # Even, since chroma is stored for 2 x 2 pixels.
+    left, top, right, bottom = (
+        left // 2 * 2,
+        top // 2 * 2,
+        min(right + right % 2, width),
+        min(bottom + bottom % 2, height),
+    )
+    if right <= left or bottom <= top:
+        return np.zeros((1, 1, 3), np.uint8), np.array([[1.0, 0.0, -9e9], [0.0, 1.0, -9e9], [0.0, 0.0, 1.0]])
+    whole = (right - left) * (bottom - top) > 0.7 * width * height
+    if whole or frame.format.name not in ("yuv420p", "yuvj420p") or width % 2 or height % 2:
+        return _rgb(frame), np.eye(3)
+    import av
+
+    part: Any = av.VideoFrame(right - left, bottom - top, frame.format.name)
+    part.colorspace, part.color_range = frame.colorspace, frame.color_range
+    for plane, of_part, half in zip(frame.planes, part.planes, (1, 2, 2), strict=True):
+        source = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        target = np.frombuffer(of_part, np.uint8).reshape(-1, of_part.line_size)
+        rows, columns = (bottom - top) // half, (right - left) // half
+        target[:rows, :columns] = source[top // half :, left // half :][:rows, :columns]
+    return _rgb(part), np.array([[1.0, 0.0, left], [0.0, 1.0, top], [0.0, 0.0, 1.0]])
+
+
+def _rgb(frame: Any) -> Picture:
+    """A decoded frame, or part of one, as (H, W, 3)."""
+    # One converter for all frames: it keeps its tables for as long as sizes stay the same.
+    picture: Picture = _converter().reformat(frame, format="rgb24", threads=1).to_ndarray()
+    return picture
+
+
+@cache
+def _converter() -> Any:
+    from av.video.reformatter import VideoReformatter
+
+    return VideoReformatter()
+
+
+def read_frames(path: str | Path, numbers: Iterable[int]) -> Iterator[tuple[int, Picture]]:
+    """Number and whole picture, uint8 (H, W, 3) RGB, of some frames of a video, in order. Raises UserError as
+    `read_crop` does."""
+    reader = VideoReader(path)
+    try:
+        for number, frame in reader.read(sorted(set(numbers))):
+            yield number, np.asarray(frame.to_ndarray(format="rgb24"))
+    finally:
+        reader.close()

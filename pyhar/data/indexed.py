@@ -1,0 +1,335 @@
+"""Samples out of any index: stills for pose batches, clips for action batches, in the form of `pyhar.data.sample`.
+
+The crop shows the box that the index gives, made square and larger by the index's note "box_margin"; where it gives
+none, the box of the known joints, larger by `JOINTS_MARGIN`. A clip has one crop: of the boxes of all its frames
+together. As in the embedded data, a mirrored sample lists every joint under the name it has in the mirrored picture,
+while `joints_px`, `joints_mm` and `camera` stay in the picture as it lies on disk.
+
+An index may note what its data set's protocol is, under "stills": {split: n} to take every n-th frame of a sequence as
+a still, and under "subsample" the step of evaluation clips.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pyhar.data.augment import (
+    PAPER_AUGMENTATION,
+    Augmentation,
+    Crop,
+    choose_augmentation,
+    draw_crop,
+    inside_erased,
+    recolour,
+)
+from pyhar.data.clips import centre_clip, random_clip
+from pyhar.data.frames import read_crop
+from pyhar.data.geometry import crop_map, square_box, to_crop_pixels
+from pyhar.data.index import MEDIA_KINDS, Index
+from pyhar.data.layouts import JointLayout, get_layout
+from pyhar.data.sample import DEPTH_RANGE_MM, TIMED_KEYS, Sample
+from pyhar.errors import UserError
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+JOINTS_MARGIN = 0.25
+"""The crop is this share larger than the longer side of the joints' box, where the joints make the box."""
+SUBSAMPLE = 6
+"""Step of evaluation clips, unless the index notes another."""
+
+
+class _Indexed:
+    """What stills and clips share."""
+
+    _kind: str
+
+    def __init__(
+        self,
+        index: Index,
+        root: str | Path,
+        split: str,
+        image_size: int,
+        seed: int,
+        augment: bool | str | Augmentation | None,
+        layout: str | None,
+        boxes: str | Path | None,
+    ) -> None:
+        if image_size < 8:
+            raise UserError(f"image_size must be at least 8 pixels, not {image_size}")
+        if seed < 0:
+            raise UserError(f"seed must be at least 0, not {seed}")
+        self.source, self.root, self.split = index, Path(root), split
+        self.image_size, self.seed = image_size, seed
+        self.sequences: Ints = index.of_split(split)
+        self.augmentation = choose_augmentation(split == "train" if augment is None else augment, PAPER_AUGMENTATION)
+        self.action_names = index.action_names
+        self.layout: JointLayout = index.layout if layout in (None, index.layout.name) else get_layout(str(layout))
+        # Where each joint of the layout is among the index's; -1: unknown to this data set.
+        names = index.layout.joints
+        self._joints = np.array([names.index(joint) if joint in names else -1 for joint in self.layout.joints])
+        self._missing = self._joints < 0
+        self._as_stored = self.layout.joints == names
+        self._swap = np.array(self.layout.flip)
+        self._boxes = None if boxes is None else _read_boxes(Path(boxes), index)
+
+    def _check_key(self, key: int | tuple[int, int], length: int) -> tuple[int, int]:
+        place, draw = key if isinstance(key, tuple) else (key, 0)
+        place = place + length if place < 0 else place
+        if not 0 <= place < length:
+            raise IndexError(f"sample {place} of {self.source.data_set}/{self.split}/{self._kind}, which has {length}")
+        return place, draw if self.augmentation is not None else 0
+
+    def _rng(self, place: int, draw: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, len(self._kind), place, draw])
+
+    def _rows(self, sequence: int) -> slice:
+        return slice(int(self.source.first_row[sequence]), int(self.source.first_row[sequence + 1]))
+
+    def _pick(self, column: npt.NDArray[np.generic], rows: Ints) -> npt.NDArray[np.generic]:
+        """Rows of a column by joint, the joints in this data set's layout."""
+        values = column[rows]
+        if self._as_stored:
+            return values
+        picked = values[:, self._joints]
+        picked[:, self._missing] = False if values.dtype == bool else np.nan
+        return picked
+
+    def _box(self, sequence: int, rows: Ints, joints_px: Floats, name: str) -> tuple[Floats, float]:
+        """The person's box over all rows, and the margin around it."""
+        index = self.source
+        if self._boxes is not None and (given := self._boxes.get(index.names[sequence])) is not None:
+            return given, float(index.notes.get("box_margin", 0.0))
+        boxes = np.asarray(index.box[rows], dtype=np.float64)
+        known = boxes[np.isfinite(boxes).all(axis=1)]
+        if len(known):
+            box = np.concatenate([known[:, :2].min(axis=0), known[:, 2:].max(axis=0)])
+            return box, float(index.notes.get("box_margin", 0.0))
+        points = joints_px[np.isfinite(joints_px).all(axis=-1)]
+        if len(points) < 2:
+            raise UserError(f"{name} has neither a box nor two known joints, so nothing to crop: give its box (boxes=)")
+        # A person seen from above, or a single limb, may have hardly any width.
+        low, high = points.min(axis=0), points.max(axis=0)
+        return np.concatenate([low, np.maximum(high, low + 1.0)]), JOINTS_MARGIN
+
+    def _sample(self, place: int, sequence: int, frames: Ints, crop: Crop, name: str) -> Sample:
+        """A clip of some frames of a sequence."""
+        index, size = self.source, self.image_size
+        rows = self._rows(sequence).start + frames
+        px = np.asarray(self._pick(index.joints_px, rows), dtype=np.float64)
+        mm = np.asarray(self._pick(index.joints_mm, rows), dtype=np.float64)
+        visible = np.asarray(self._pick(index.visible, rows), dtype=bool)
+        box, margin = self._box(sequence, rows, px, name)
+        to_crop = crop_map(
+            square_box(box, margin), rotation=crop.rotation, scale=crop.scale, shift=crop.shift, flip=crop.flip
+        )
+        pictures = read_crop(
+            self.root / index.media[sequence],
+            MEDIA_KINDS[index.media_kind[sequence]],
+            int(index.first_frame[sequence]) + int(index.frame_step[sequence]) * frames,
+            to_crop_pixels(to_crop, size),
+            size,
+        )
+        recolour(pictures, crop)
+
+        if crop.flip:
+            px, mm, visible = px[:, self._swap], mm[:, self._swap], visible[:, self._swap]
+        xy = px @ to_crop[:2, :2].T + to_crop[:2, 2]
+        root_depth = mm[:, self.layout.root, 2]
+        z = 0.5 + (mm[..., 2] - root_depth[:, None]) / DEPTH_RANGE_MM
+        pose = np.concatenate([xy, z[..., None]], axis=-1)
+        valid = np.isfinite(pose)
+        known = valid[..., :2].all(axis=-1)
+        valid[..., :2] = known[..., None]
+        # Comparisons with NaN are false: an unknown joint is not inside.
+        inside = known & ((xy >= 0) & (xy <= 1)).all(axis=-1)
+        return Sample(
+            frames=torch.from_numpy(pictures),
+            pose=_float(np.where(valid, pose, 0.0)),
+            pose_valid=torch.from_numpy(valid),
+            confidence=_float(inside),
+            visible=torch.from_numpy(visible & inside & ~inside_erased(xy, crop)),
+            action=torch.tensor(int(index.action[sequence])),
+            action_head=torch.tensor(0),
+            joints_px=_float(px),
+            joints_mm=_float(mm),
+            root_depth=_float(root_depth),
+            camera=_float(np.asarray(index.camera[sequence])),
+            to_crop=torch.from_numpy(to_crop),
+            head_size=_float(np.asarray(index.head_size[rows])),
+            box=_float(box),
+            subject=torch.tensor(int(index.subject[sequence])),
+            index=torch.tensor(place),
+            name=name,
+        )
+
+
+class IndexedPoses(_Indexed):
+    """Stills of an index.
+
+    split: "train", "val" or "test". augment: True (the paper's ranges), False, a name from
+    `pyhar.data.augment.AUGMENTATIONS`, or ranges; None: as the split is "train" or not. every: take every n-th frame of
+    a sequence, from its first, as a still of its own; 0: one still per sequence, with augmentation any frame that has a
+    known joint, otherwise the middle one of those; None: as the index notes, else 0. size: use this many stills, spread
+    evenly; None: all. layout: the joints that samples have, by name, those that the data set lacks unknown; None: the
+    data set's. boxes: a JSON file {name of a sequence: [x1, y1, x2, y2]}, taken in place of the index's boxes and with
+    the same margin.
+
+    Samples raise UserError if they cannot be read. Raises UserError for a split without sequences, an unknown name, or
+    a value out of range.
+    """
+
+    _kind = "still"
+
+    def __init__(
+        self,
+        index: Index,
+        root: str | Path,
+        split: str,
+        image_size: int = 256,
+        seed: int = 0,
+        size: int | None = None,
+        augment: bool | str | Augmentation | None = None,
+        every: int | None = None,
+        layout: str | None = None,
+        boxes: str | Path | None = None,
+    ) -> None:
+        super().__init__(index, root, split, image_size, seed, augment, layout, boxes)
+        self.every = int(index.notes.get("stills", {}).get(split, 0)) if every is None else every
+        if self.every < 0:
+            raise UserError(f"every must be at least 1 frame, or 0 for one still per sequence, not {self.every}")
+        counts = np.diff(index.first_row)[self.sequences]
+        if self.every:
+            # How many stills there are up to each sequence: a few bytes each, however many frames there are.
+            self._ends: Ints = np.cumsum(-(-counts // self.every))
+        else:
+            self._ends = np.arange(1, len(counts) + 1)
+        self._chosen = _spread(int(self._ends[-1]), size)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        place, draw = self._check_key(key, len(self))
+        rng = self._rng(place, draw)
+        still = int(self._chosen[place])
+        of = int(np.searchsorted(self._ends, still, side="right"))
+        sequence = int(self.sequences[of])
+        name = self.source.names[sequence]
+        if self.every:
+            frame = self.every * (still - (int(self._ends[of - 1]) if of else 0))
+        else:
+            frame = self._frame(sequence, rng, name)
+        if self.source.num_frames(sequence) > 1:
+            name = f"{name}#{frame}"
+        crop = draw_crop(self.augmentation, rng) if self.augmentation is not None else Crop()
+        sample = self._sample(place, sequence, np.array([frame]), crop, name)
+        for timed in TIMED_KEYS:
+            sample[timed] = sample[timed][0]  # type: ignore[literal-required]
+        return sample
+
+    def _frame(self, sequence: int, rng: np.random.Generator, name: str) -> int:
+        if self.source.num_frames(sequence) == 1:
+            return 0
+        joints = self.source.joints_px[self._rows(sequence)]
+        known = np.flatnonzero(np.isfinite(joints).all(axis=-1).any(axis=-1))
+        if not len(known):
+            raise UserError(f"{name} has no frame with a known joint")
+        return int(known[rng.integers(len(known))] if self.augmentation is not None else known[len(known) // 2])
+
+
+class IndexedClips(_Indexed):
+    """Clips of an index: one of each sequence; any other with `clip`.
+
+    subsample: evaluation takes every so many frames around the middle of a sequence; None: as the index notes, else
+    `SUBSAMPLE`. Augmentation begins anywhere and draws the step. A sequence too short for that takes smaller steps, or
+    repeats frames (`pyhar.data.clips`). The rest is as for `IndexedPoses`.
+    """
+
+    _kind = "clip"
+
+    def __init__(
+        self,
+        index: Index,
+        root: str | Path,
+        split: str,
+        image_size: int = 256,
+        clip_frames: int = 8,
+        seed: int = 0,
+        size: int | None = None,
+        augment: bool | str | Augmentation | None = None,
+        subsample: int | None = None,
+        layout: str | None = None,
+        boxes: str | Path | None = None,
+    ) -> None:
+        super().__init__(index, root, split, image_size, seed, augment, layout, boxes)
+        self.clip_frames = clip_frames
+        self.subsample = int(index.notes.get("subsample", SUBSAMPLE)) if subsample is None else subsample
+        centre_clip(1, clip_frames, self.subsample)  # Refuses clips without frames.
+        self.sequences = self.sequences[_spread(len(self.sequences), size)]
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        place, draw = self._check_key(key, len(self))
+        sequence = int(self.sequences[place])
+        name, count = self.source.names[sequence], self.source.num_frames(sequence)
+        if self.augmentation is None:
+            return self._sample(place, sequence, centre_clip(count, self.clip_frames, self.subsample), Crop(), name)
+        rng = self._rng(place, draw)
+        low, high = self.augmentation.subsample
+        frames = random_clip(count, self.clip_frames, int(rng.integers(low, high + 1)), rng)
+        return self._sample(place, sequence, frames, draw_crop(self.augmentation, rng), name)
+
+    def num_frames(self, video: int) -> int:
+        """Frames of a video. Raises IndexError for one there is not."""
+        return self.source.num_frames(int(self.sequences[self._check_key(video, len(self))[0]]))
+
+    def clip(self, video: int, frame_indices: Sequence[int], flip: bool = False) -> Sample:
+        """The clip of these frames without augmentation; flip: mirrored, joints swapped. Raises IndexError for frames
+        there are not."""
+        place = self._check_key(video, len(self))[0]
+        sequence, frames = int(self.sequences[place]), np.asarray(frame_indices, dtype=np.int64)
+        count = self.source.num_frames(sequence)
+        if frames.ndim != 1 or not len(frames):
+            raise UserError(f"clip of video {video}: give a list of at least one frame")
+        if frames.min() < 0 or frames.max() >= count:
+            raise IndexError(f"clip of video {video}: frames {frames.min()}..{frames.max()} of {count}")
+        return self._sample(place, sequence, frames, Crop(flip=flip), self.source.names[sequence])
+
+
+def _spread(count: int, size: int | None) -> Ints:
+    """`size` of `count` places, spread evenly; all if there are no more, or `size` is None."""
+    if size is not None and size < 1:
+        raise UserError(f"size must be at least 1 sample, not {size}")
+    if size is None or size >= count:
+        return np.arange(count, dtype=np.int64)
+    return (np.arange(size, dtype=np.int64) * count + count // 2) // size
+
+
+def _read_boxes(path: Path, index: Index) -> dict[str, Floats]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        found = {str(name): np.array([float(v) for v in box]) for name, box in read.items()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"boxes {path} cannot be read: {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"boxes {path}: expected JSON {{name: [x1, y1, x2, y2], ...}} ({error})") from error
+    for name, box in found.items():
+        if box.shape != (4,) or not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
+            raise UserError(f"boxes {path}: the box of {name} should be x1, y1, x2, y2 with x1 < x2 and y1 < y2")
+    known = found.keys() & set(index.names)
+    if not known:
+        raise UserError(f"boxes {path} names no sequence of {index.data_set}: its names are like {index.names[0]!r}")
+    return {name: found[name] for name in known}
+
+
+def _float(values: npt.NDArray[np.generic]) -> torch.Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float32))

@@ -1,0 +1,154 @@
+"""MATLAB files of every version as plain Python values.
+
+One form for what MATLAB nests at will, whichever version of the format it was saved in:
+
+* a struct, scalar or array, is a list of dictionaries (an empty one is an empty list);
+* a cell array is a list, in MATLAB's order (down the columns);
+* text is `str`; a matrix of characters is a list of `str`;
+* numbers and logicals are arrays with MATLAB's shape, at least two dimensions.
+
+Versions 4 to 7.2 are read with SciPy, version 7.3, which is HDF5, with h5py.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyhar.errors import UserError
+
+
+def load(path: str | os.PathLike[str], names: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """The variables of a .mat file by name, in the form said above; names: only these, where there are any.
+
+    Raises UserError if there is no such file or it cannot be read to its end.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    try:
+        return _load_hdf5(file, names) if _is_hdf5(file) else _load_classic(file, names)
+    except UserError:
+        raise
+    except Exception as error:  # A damaged file raises nearly anything: zlib.error, TypeError, OSError, ...
+        raise UserError(
+            f"{file}: not a MATLAB file, or damaged ({type(error).__name__}: {error}); fetch it again"
+        ) from error
+
+
+def struct(value: Any) -> list[dict[str, Any]]:
+    """The elements of a struct array; of anything else (MATLAB's `[]` for "none") an empty list.
+
+    A cell array of structs counts as one: SciPy writes struct arrays so that it read in its squeezed form.
+    """
+    if isinstance(value, dict):
+        return [value]
+    return [element for item in value for element in struct(item)] if isinstance(value, list) else []
+
+
+def one(value: Any) -> dict[str, Any]:
+    """The first element of a struct array, or an empty dictionary."""
+    return next(iter(struct(value)), {})
+
+
+def number(value: Any) -> float:
+    """The first number in `value`, text that says a number included; NaN if there is none."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return float("nan")
+    if isinstance(value, np.ndarray):
+        return float(value.flat[0].real) if value.size and value.dtype.kind in "biufc" else float("nan")
+    if isinstance(value, list):
+        return number(value[0]) if value else float("nan")
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def text(value: Any) -> str:
+    """The first text in `value`; empty if there is none."""
+    if isinstance(value, str):
+        return value.strip()
+    return text(value[0]) if isinstance(value, list) and value else ""
+
+
+def matrix(value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Numbers as float64 with MATLAB's shape; (0, 0) if `value` holds none."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return value.astype(np.float64)
+    return np.zeros((0, 0))
+
+
+def _is_hdf5(file: Path) -> bool:
+    import h5py
+
+    return bool(h5py.is_hdf5(file))
+
+
+def _load_classic(file: Path, names: tuple[str, ...] | None) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    variables = loadmat(file, variable_names=names, chars_as_strings=True, squeeze_me=False, struct_as_record=True)
+    return {name: _classic(value) for name, value in variables.items() if not name.startswith("__")}
+
+
+def _classic(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype.names is not None:
+        return [{n: _classic(item[n]) for n in value.dtype.names} for item in value.ravel(order="F")]
+    if value.dtype.kind == "O":
+        return [_classic(item) for item in value.ravel(order="F")]
+    if value.dtype.kind in "US":
+        rows = [str(row) for row in value.ravel(order="F")]
+        return rows[0] if len(rows) == 1 else rows or ""
+    return np.atleast_2d(value)
+
+
+def _load_hdf5(file: Path, names: tuple[str, ...] | None) -> dict[str, Any]:
+    import h5py
+
+    with h5py.File(file, "r") as content:
+        chosen = [n for n in content if not n.startswith("#") and (names is None or n in names)]
+        return {name: _hdf5(content[name], content) for name in chosen}
+
+
+def _hdf5(item: Any, file: Any) -> Any:
+    import h5py
+
+    kind = item.attrs.get("MATLAB_class", b"")
+    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+    if isinstance(item, h5py.Group):
+        return _hdf5_struct(item, file)
+    if item.attrs.get("MATLAB_empty", 0):
+        return {"char": "", "struct": [], "cell": []}.get(kind, np.zeros((0, 0)))
+    values = item[()]
+    if h5py.check_ref_dtype(item.dtype) is not None:
+        # HDF5 lists the dimensions the other way round, so its rows are MATLAB's columns.
+        return [_hdf5(file[reference], file) for reference in values.ravel()]
+    values = values.T
+    if kind == "char":
+        rows = ["".join(map(chr, row)) for row in np.atleast_2d(values)]
+        return rows[0] if len(rows) == 1 else rows
+    return np.atleast_2d(values.astype(np.bool_) if kind == "logical" else values)
+
+
+def _hdf5_struct(group: Any, file: Any) -> list[dict[str, Any]]:
+    """A struct array keeps a list of references for each field; a scalar struct keeps the field itself."""
+    import h5py
+
+    def of_array(field: Any) -> bool:
+        return (
+            isinstance(field, h5py.Dataset)
+            and h5py.check_ref_dtype(field.dtype) is not None
+            and "MATLAB_class" not in field.attrs
+        )
+
+    fields = {name: _hdf5(field, file) for name, field in group.items()}
+    if fields and all(of_array(field) for field in group.values()):
+        length = len(next(iter(fields.values())))
+        return [{name: values[i] for name, values in fields.items()} for i in range(length)]
+    return [fields]

@@ -1,0 +1,198 @@
+"""`python -m pyhar.data.prepare DATASET ROOT`: read a data set's own files once, say what is missing, write its index.
+
+What cannot be used is left out of the index, counted and named; training and evaluation then read the index alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyhar.cli import run
+from pyhar.data.index import MEDIA_KINDS, SPLITS, Index
+from pyhar.data.media_files import Faults, check_media, extract_frames
+from pyhar.data.registry import ON_DISK, index_of
+from pyhar.errors import UserError, unknown_name
+
+_SHOWN = 5
+_TOO_SHORT = "the video is shorter than its annotation"
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many of something the owners or the paper say there are."""
+
+    what: str
+    """"sequences", "media" (files or folders of frames), "actions" or "subjects"."""
+    expected: int
+    split: str = ""
+    """In this split; empty: in all."""
+
+
+PUBLISHED: dict[str, tuple[Count, ...]] = {
+    "mpii": (Count("sequences", 22246, "train"), Count("sequences", 2958, "val")),
+    "penn": (Count("media", 2326), Count("actions", 15)),
+    # 15 actions, twice, by 4 cameras, of 5 and 2 subjects.
+    "human36m": (Count("media", 600, "train"), Count("media", 240, "test"), Count("actions", 15)),
+    # 56,880 less the 302 on the owners' list of samples without skeletons.
+    "ntu": (Count("media", 56578), Count("actions", 60), Count("subjects", 40)),
+}
+"""What a complete copy holds, by data set."""
+
+
+def prepare(
+    name: str,
+    root: Path,
+    *,
+    index: Path | None = None,
+    check: bool = False,
+    extract: bool = False,
+    workers: int = 2,
+    progress: bool = True,
+    options: dict[str, Any] | None = None,
+) -> tuple[Index, Path]:
+    """Read the data set `name` in the folder `root` and save its index; returns the index and its folder.
+
+    index: where to save it, else as `pyhar.data.registry.index_of` says. check: look into every picture and video;
+    otherwise only whether each is there. extract: write the frames of videos as JPEG files beside the index, once, and
+    let the index name those. workers: files looked at or extracted at a time. options: the data set's own.
+
+    Raises UserError if the owners' files are missing, or nothing usable is left.
+    """
+    if name not in ON_DISK:
+        raise unknown_name("data set on disk", name, ON_DISK)
+    if not root.is_dir():
+        raise UserError(f"the folder of the data set {name} is not there: {root}")
+    if workers < 1:
+        raise UserError(f"workers must be at least 1, not {workers}")
+    folder = index_of(name, root, index)
+    found = ON_DISK[name].read(root, **(options or {}))
+    faults = check_media(found, root, whole=check, workers=workers, progress=progress)
+    found = _without(found, faults)
+    if extract:
+        found, faults = extract_frames(found, root, folder / "frames", workers=workers, progress=progress)
+        found = _without(found, faults)
+    found.save(folder)
+    return Index.load(folder), folder
+
+
+def differences(index: Index) -> list[str]:
+    """Where an index does not hold what a complete copy does, one sentence each; empty for a data set without published
+    counts."""
+    said = []
+    for count in PUBLISHED.get(index.data_set, ()):
+        chosen = np.flatnonzero(index.split == SPLITS.index(count.split)) if count.split else np.arange(len(index))
+        if count.what == "sequences":
+            held = len(chosen)
+        elif count.what == "media":
+            held = len({index.media[int(i)] for i in chosen})
+        else:
+            column = np.asarray(index.action if count.what == "actions" else index.subject)[chosen]
+            held = len(set(column.tolist()) - {-1})
+        if held != count.expected:
+            where = f" of the {count.split} split" if count.split else ""
+            said.append(f"{held} {count.what}{where}, where a complete copy has {count.expected}")
+    return said
+
+
+def summary(index: Index, folder: Path) -> str:
+    """What an index holds and what it lacks, for people to read."""
+    lines = [f"{index.data_set}: {len(index)} sequences, {int(index.first_row[-1])} frames, index in {folder}"]
+    for number, split in enumerate(SPLITS):
+        chosen = np.flatnonzero(index.split == number)
+        if len(chosen):
+            frames = int(np.diff(index.first_row)[chosen].sum())
+            kinds = np.bincount(index.media_kind[chosen], minlength=len(MEDIA_KINDS))
+            of = ", ".join(f"{count} {kind}" for kind, count in zip(MEDIA_KINDS, kinds, strict=True) if count)
+            lines.append(f"  {split}: {len(chosen)} sequences ({of}), {frames} frames")
+    lines += [f"  note: {difference}" for difference in differences(index)]
+    for reason, names in index.notes.get("skipped", {}).items():
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        lines.append(f"  left out, {reason}: {len(names)} ({', '.join(map(str, names[:_SHOWN]))}{more})")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None, prog: str = "python -m pyhar.data.prepare") -> int:
+    """Read the command line, prepare the data set, print the summary; returns 0."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Read a data set's own files once, say what is missing, and write its index."
+    )
+    parser.add_argument("dataset", help=f"one of {', '.join(ON_DISK)}")
+    parser.add_argument("root", type=Path, help="the folder that its owners' files were unpacked into")
+    parser.add_argument(
+        "--index", type=Path, metavar="DIR", help="where to write it (default: ROOT/.pyhar-index/DATASET)"
+    )
+    parser.add_argument("--check", action="store_true", help="look into every picture and video, not only for its name")
+    parser.add_argument(
+        "--extract", action="store_true", help="write the videos' frames as JPEG files beside the index"
+    )
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="files at a time (default: %(default)s)")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the data set; may be repeated"
+    )
+    given = parser.parse_args(argv)
+    index, folder = prepare(
+        given.dataset,
+        given.root,
+        index=given.index,
+        check=given.check,
+        extract=given.extract,
+        workers=given.workers,
+        progress=not given.no_progress,
+        options=_options(given.set),
+    )
+    print(summary(index, folder))
+    return 0
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE words as options; values are JSON where they can be (true, 3, [1, 2]), else text."""
+    options: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise UserError(f"--set takes NAME=VALUE, not {word!r}")
+        try:
+            options[name.replace("-", "_")] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name.replace("-", "_")] = value
+    return options
+
+
+def _without(index: Index, faults: Faults) -> Index:
+    """The index without the sequences of unusable media, and with no more frames of the others than those hold; its
+    notes then name what is gone."""
+    if not faults.unusable and not faults.frames:
+        return index
+    skipped = {reason: list(names) for reason, names in index.notes.get("skipped", {}).items()}
+    kept, frames = [], []
+    for place in range(len(index)):
+        medium, name, count = index.media[place], index.names[place], index.num_frames(place)
+        first, step = int(index.first_frame[place]), int(index.frame_step[place])
+        held = min(-(-(faults.frames[medium] - first) // step), count) if medium in faults.frames else count
+        reason = faults.unusable.get(medium, "" if held > 0 else _TOO_SHORT)
+        if reason:
+            skipped.setdefault(reason, []).append(name)
+            continue
+        if held < count:
+            skipped.setdefault(f"{_TOO_SHORT}: its last frames", []).append(name)
+        kept.append(place)
+        frames.append(held)
+    if not kept:
+        first_fault = ": ".join(next(iter(faults.unusable.items()), ("", _TOO_SHORT)))
+        raise UserError(f"{index.data_set}: not one of its {len(index)} sequences has usable files; {first_fault}")
+    left = index.select(kept, frames)
+    left.notes["skipped"] = skipped
+    return left
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

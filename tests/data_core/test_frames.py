@@ -1,0 +1,301 @@
+"""Pixels from disk: where they land, that nothing is resampled twice, and what broken files say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from marked_media import GREEN, RED, WHITE, centroid, picture, write_picture, write_video
+
+from pyhar.data import frames
+from pyhar.data.frames import check_picture, picture_size, read_crop, read_frames, read_picture, warp
+from pyhar.data.geometry import crop_map, to_crop_pixels
+from pyhar.data.video_reader import VideoReader
+from pyhar.errors import UserError
+
+
+def crop(box: tuple[float, float, float, float], size: int, **changes: float) -> np.ndarray:
+    return to_crop_pixels(crop_map(box, **changes), size)
+
+
+def whole(width: int, height: int) -> np.ndarray:
+    """The map that shows a picture as it is, in a square of its width."""
+    assert width == height
+    return crop((-0.5, -0.5, width - 0.5, height - 0.5), width)
+
+
+def test_the_identity_gives_the_pixels_themselves(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    path = write_picture(tmp_path / "a.png", rgb)
+    np.testing.assert_array_equal(read_crop(path, "picture", [0], whole(40, 40), 40)[0], rgb)
+    np.testing.assert_array_equal(read_picture(path), rgb)
+
+
+@pytest.mark.parametrize("points", [2, 3, 4])
+def test_shrinking_averages_the_area_of_each_pixel(points: int) -> None:
+    rng = np.random.default_rng(1)
+    rgb = rng.integers(0, 256, (24 * points, 24 * points, 3), dtype=np.uint8)
+    blocks = rgb.reshape(24, points, 24, points, 3).mean(axis=(1, 3))
+    shown = warp(rgb, crop((-0.5, -0.5, 24 * points - 0.5, 24 * points - 0.5), 24), 24)
+    np.testing.assert_allclose(shown, blocks, atol=0.51)
+
+
+def test_a_turned_and_shrunk_pattern_does_not_alias() -> None:
+    # Stripes finer than the crop's pixels: bilinear samples alone would show them as a coarse pattern.
+    rgb = np.zeros((600, 600, 3), np.uint8)
+    rgb[:, ::2] = 255
+    to_pixels = crop((100, 100, 500, 500), 100, rotation=3.0)
+    shown = warp(rgb, to_pixels, 100)
+    plain = cv2.warpAffine(rgb, to_pixels[:2], (100, 100), flags=cv2.INTER_LINEAR)
+    assert shown.std() < 3
+    assert plain.std() > 20
+
+
+@pytest.mark.parametrize(("factor", "side"), [(1, 900), (2, 480), (4, 240), (8, 120)])
+def test_a_jpeg_is_decoded_as_small_as_the_crop_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int, side: int
+) -> None:
+    used = []
+    decode = cv2.imdecode
+
+    def spy(data: object, flags: int) -> np.ndarray:
+        used.append(decode(data, flags))
+        return used[-1]
+
+    rgb = picture(963, 957, [(300.3, 640.7, WHITE)], sigma=2.5 * factor)
+    path = write_picture(tmp_path / "a.jpg", rgb)
+    monkeypatch.setattr(frames.cv2, "imdecode", spy)
+    to_pixels = crop((0, 0, 960, 960), side)
+    shown = read_crop(path, "picture", [0], to_pixels, side)[0]
+    assert used[0].shape == (-(-957 // factor), -(-963 // factor), 3)  # which libjpeg rounds up
+    expected = to_pixels[:2, :2] @ (300.3, 640.7) + to_pixels[:2, 2]
+    np.testing.assert_allclose(centroid(shown), expected, atol=0.06)
+    # But for the edge of the picture, which the smaller one rounds up.
+    np.testing.assert_allclose(shown[:-4, :-4], warp(rgb, to_pixels, side)[:-4, :-4], atol=12)
+
+
+def test_formats_become_rgb(tmp_path: Path) -> None:
+    from PIL import Image
+
+    rgb = picture(64, 64, [(20, 20, RED), (44, 40, GREEN)], 6.0)
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    cv2.imwrite(str(tmp_path / "grey.jpg"), grey)
+    cv2.imwrite(str(tmp_path / "grey16.png"), grey.astype(np.uint16) * 257)
+    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
+    Image.fromarray(np.dstack([rgb, grey])).save(tmp_path / "alpha.png")
+    Image.fromarray(rgb).convert("P").save(tmp_path / "palette.png")
+    for name, expected, tolerance in (
+        ("grey.jpg", np.repeat(grey[..., None], 3, -1), 4),
+        ("grey16.png", np.repeat(grey[..., None], 3, -1), 1),
+        ("cmyk.jpg", rgb, 30),
+        ("alpha.png", rgb, 0),
+        ("palette.png", rgb, 60),
+    ):
+        shown = read_crop(tmp_path / name, "picture", [0], whole(64, 64), 64)[0]
+        np.testing.assert_allclose(shown, expected, atol=tolerance, err_msg=name)
+
+
+def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
+    from PIL import Image
+
+    rgb = picture(80, 60, [(10, 50, WHITE)])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn a quarter to show
+    Image.fromarray(rgb).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    assert picture_size(tmp_path / "a.jpg") == (80, 60)
+    for scale in (1, 2):
+        side = 80 // scale
+        to_pixels = crop((-0.5, -0.5, 79.5, 79.5), side)
+        shown = read_crop(tmp_path / "a.jpg", "picture", [0], to_pixels, side)[0]
+        np.testing.assert_allclose(centroid(shown), to_pixels[:2, :2] @ (10, 50) + to_pixels[:2, 2], atol=0.2)
+
+
+def test_sizes_come_from_headers(tmp_path: Path) -> None:
+    from PIL import Image
+
+    rgb = picture(70, 50, [(10, 40, WHITE)])
+    for name, options in (("a.jpg", {}), ("b.jpg", {"progressive": True}), ("c.png", {}), ("d.bmp", {})):
+        Image.fromarray(rgb).save(tmp_path / name, **options)
+        assert picture_size(tmp_path / name) == check_picture(tmp_path / name) == (70, 50)
+    # A comment longer than what is read first, and a thumbnail with an end of its own.
+    data = (tmp_path / "a.jpg").read_bytes()
+    comment = b"\xff\xfe\xff\xff" + b"\xff\xd9" * 32766 + b"x"
+    (tmp_path / "long.jpg").write_bytes(data[:2] + comment + data[2:])
+    assert check_picture(tmp_path / "long.jpg") == (70, 50)
+    (tmp_path / "cut.jpg").write_bytes((data[:2] + comment + data[2:])[:-100])
+    with pytest.raises(UserError, match=r"cut\.jpg is cut off"):
+        check_picture(tmp_path / "cut.jpg")
+
+
+def test_broken_pictures_are_named(tmp_path: Path) -> None:
+    rgb = picture(64, 64, [(20, 20, WHITE)])
+    for suffix in ("jpg", "png"):
+        data = write_picture(tmp_path / f"a.{suffix}", rgb).read_bytes()
+        (tmp_path / f"cut.{suffix}").write_bytes(data[: len(data) // 2])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_bytes(b"no picture" * 99)
+    for name, words in (
+        ("cut.jpg", r"cut\.jpg is cut off"),
+        ("cut.png", r"cut\.png is cut off"),
+        ("empty.jpg", r"empty\.jpg is empty"),
+        ("text.jpg", r"text\.jpg is damaged or not a picture"),
+        ("none.jpg", r"none\.jpg cannot be read: No such file"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_crop(tmp_path / name, "picture", [0], whole(64, 64), 64)
+    with pytest.raises(UserError, match=r"000007\.jpg cannot be read"):
+        read_crop(tmp_path / "%06d.jpg", "frames", [7], whole(64, 64), 64)
+    with pytest.raises(UserError, match="no pattern with one number"):
+        read_crop(tmp_path / "a.jpg", "frames", [7], whole(64, 64), 64)
+
+
+def test_numbered_pictures_and_repeats(tmp_path: Path) -> None:
+    for number in (3, 4):
+        write_picture(tmp_path / f"{number:03d}.jpg", picture(32, 32, [(4.0 * number, 9, WHITE)]))
+    shown = read_crop(tmp_path / "%03d.jpg", "frames", [3, 3, 4, 3], whole(32, 32), 32)
+    assert [round(centroid(one)[0]) for one in shown] == [12, 12, 16, 12]
+    assert read_crop(tmp_path / "003.jpg", "picture", [0, 0], whole(32, 32), 32).shape == (2, 32, 32, 3)
+
+
+# Videos
+
+LENGTH = 50
+KINDS = [
+    ("a.mp4", "libx264", 3, 12, True),
+    ("b.avi", "mpeg4", 0, 12, True),
+    ("c.avi", "mpeg4", 2, 9, True),
+    ("d.mp4", "mpeg4", 2, 1000, True),
+    ("e.mkv", "libx264", 3, 7, True),
+    ("f.avi", "libx264", 3, 7, False),  # whose time stamps say nothing of the order of display
+]
+
+
+def numbered_video(path: Path, codec: str = "mpeg4", b_frames: int = 0, group: int = 12, length: int = LENGTH) -> Path:
+    """Frame n is 4 n + 20 bright."""
+    frames_ = [np.full((48, 64, 3), 20 + 4 * number, np.uint8) for number in range(length)]
+    return write_video(path, frames_, codec, b_frames, group)
+
+
+def number_of(frame: np.ndarray) -> int:
+    return round((float(frame.mean()) - 20) / 4)
+
+
+@pytest.mark.parametrize(("name", "codec", "b_frames", "group", "exact"), KINDS)
+def test_any_frame_of_any_video_is_found(
+    tmp_path: Path, name: str, codec: str, b_frames: int, group: int, exact: bool
+) -> None:
+    path = numbered_video(tmp_path / name, codec, b_frames, group)
+    reader = VideoReader(path)
+    assert (reader.num_frames, reader.width, reader.height) == (LENGTH, 64, 48)
+    rng = np.random.default_rng(0)
+    wanted = [sorted({int(n) for n in rng.integers(LENGTH, size=4)}) for _ in range(25)]
+    wanted += [list(range(LENGTH)), [LENGTH - 1], [0], list(range(3, LENGTH, 10))]
+    for numbers in wanted:
+        found = [(n, number_of(frame.to_ndarray(format="rgb24"))) for n, frame in reader.read(numbers)]
+        assert found == [(n, n) for n in numbers]
+    assert reader.exact == exact
+    reader.close()
+
+
+def test_reading_on_decodes_no_frame_twice(tmp_path: Path) -> None:
+    reader = VideoReader(numbered_video(tmp_path / "a.mp4", "libx264", 2, 10))
+    starts: list[int] = []
+    start = reader._start
+    reader._start = lambda number: (starts.append(number), start(number))[1]  # type: ignore[method-assign]
+    for numbers in ([3, 5], [6, 9], [11], [41, 45], [2]):
+        list(reader.read(numbers))
+    assert starts == [3, 41, 2]  # on into the next group; ahead by a key frame; and back
+
+
+def test_clips_of_a_video(tmp_path: Path) -> None:
+    places = [(20 + 2 * n, 30 + n) for n in range(20)]
+    path = write_video(tmp_path / "a.avi", [picture(128, 96, [(x, y, WHITE)], 3.0) for x, y in places])
+    to_pixels = crop((10, 10, 90, 90), 64, rotation=15)
+    numbers = [4, 4, 9, 19, 2]
+    shown = read_crop(path, "video", numbers, to_pixels, 64)
+    for one, number in zip(shown, numbers, strict=True):
+        expected = to_pixels[:2, :2] @ places[number] + to_pixels[:2, 2]
+        np.testing.assert_allclose(centroid(one), expected, atol=0.3)
+
+
+@pytest.mark.parametrize("box", [(40, 30, 90, 80), (-60, -60, 20, 20), (500, 500, 600, 600), (33, 21, 34, 22)])
+@pytest.mark.parametrize("size", [(128, 96), (127, 95)])
+def test_the_shown_part_of_a_frame_is_that_of_the_whole(
+    tmp_path: Path, box: tuple[float, ...], size: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(2)
+    rough = cv2.resize(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8), (128, 96), interpolation=cv2.INTER_CUBIC)
+    path = write_video(tmp_path / "a.mkv", [rough[: size[1] // 2 * 2, : size[0] // 2 * 2]] * 2)
+    ((_, rgb),) = read_frames(path, [1])
+    for side in (24, 96):
+        to_pixels = crop(box, side, rotation=20)  # type: ignore[arg-type]
+        shown = read_crop(path, "video", [1], to_pixels, side)[0]
+        np.testing.assert_allclose(shown, warp(rgb, to_pixels, side), atol=1)
+
+
+def test_few_videos_stay_open_and_are_used_again(tmp_path: Path) -> None:
+    frames.close_videos()
+    paths = [numbered_video(tmp_path / f"{n}.avi", length=4) for n in range(6)]
+    to_pixels = crop((0, 0, 48, 48), 16)
+    for path in paths:
+        read_crop(path, "video", [1], to_pixels, 16)
+    assert list(frames._open) == paths[2:]
+    reader = frames._open[paths[2]]
+    read_crop(paths[2], "video", [2], to_pixels, 16)
+    assert frames._open[paths[2]] is reader
+    assert list(frames._open) == [*paths[3:], paths[2]]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_opens_its_own(tmp_path: Path) -> None:
+    path = numbered_video(tmp_path / "a.avi")
+    to_pixels = crop((-0.5, -0.5, 47.5, 47.5), 48)
+    read_crop(path, "video", [3], to_pixels, 48)
+    child = os.fork()
+    if child == 0:
+        found = number_of(read_crop(path, "video", [40], to_pixels, 48)[0])
+        os._exit(0 if found == 40 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert number_of(read_crop(path, "video", [4], to_pixels, 48)[0]) == 4
+
+
+def test_broken_videos_are_named(tmp_path: Path) -> None:
+    to_pixels = crop((-0.5, -0.5, 47.5, 47.5), 48)
+    data = numbered_video(tmp_path / "a.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(data[: 2 * len(data) // 3])
+    reader = VideoReader(tmp_path / "cut.avi")
+    assert 2 < reader.num_frames < LENGTH
+    last = reader.num_frames - 1
+    assert number_of(read_crop(tmp_path / "cut.avi", "video", [last - 1], to_pixels, 48)[0]) == last - 1
+    with pytest.raises(UserError, match=rf"cut\.avi: frame {last} cannot be decoded: its data is damaged or cut off"):
+        read_crop(tmp_path / "cut.avi", "video", [last], to_pixels, 48)
+    with pytest.raises(UserError, match=r"cut\.avi has no frame 49: it holds \d+, counted from 0"):
+        read_crop(tmp_path / "cut.avi", "video", [2, 49], to_pixels, 48)
+    whole_ = numbered_video(tmp_path / "a.mp4", "libx264").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole_[: len(whole_) // 2])
+    (tmp_path / "empty.avi").write_bytes(b"")
+    (tmp_path / "head.avi").write_bytes(data[:5000])
+    (tmp_path / "noise.avi").write_bytes(np.random.default_rng(0).bytes(5000))
+    for name, words in (
+        ("cut.mp4", r"cut\.mp4 cannot be opened"),
+        ("empty.avi", r"empty\.avi is empty"),
+        ("head.avi", r"head\.avi holds no frames|head\.avi cannot be opened"),
+        ("noise.avi", r"noise\.avi cannot be opened"),
+        ("none.avi", r"none\.avi cannot be read: there is no such file"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_crop(tmp_path / name, "video", [1], to_pixels, 48)
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    import wave
+
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(8000))
+    with pytest.raises(UserError, match="holds no video"):
+        VideoReader(tmp_path / "a.wav")
