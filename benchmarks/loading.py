@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def loader_of(data: Any, batch: int, workers: int, count: int) -> DataLoader[Any
         sampler=sampler,
         num_workers=workers,
         worker_init_fn=_start_worker,
-        prefetch_factor=4,  # type: ignore[arg-type]
+        prefetch_factor=4,
     )
 
 
@@ -101,20 +102,20 @@ class Speed:
     """Milliseconds of processor per frame, whoever else uses the machine."""
 
 
-def loader_speed(loader: DataLoader[Any], frames: int) -> Speed:
+def loader_speed(data: Any, batch: int, workers: int, count: int, frames: int) -> Speed:
     """The rate behind the first batch, whose time is the workers' start; processor time of workers and main process."""
     before, own = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
-    batches = iter(loader)
+    batches = iter(loader_of(data, batch, workers, count))
     first = next(batches)["frames"].shape[0]
-    start, count = time.perf_counter(), 0
-    for batch in batches:
-        count += batch["frames"].shape[0]
+    start, loaded = time.perf_counter(), 0
+    for samples in batches:
+        loaded += samples["frames"].shape[0]
     seconds = time.perf_counter() - start
     del batches
     gc.collect()  # ends the workers, whose time counts only then
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime + time.process_time() - own
-    return Speed(count * frames / seconds, 1e3 * used / ((count + first) * frames))
+    return Speed(loaded * frames / seconds, 1e3 * used / ((loaded + first) * frames))
 
 
 def in_processes(work: Callable[[], int], processes: int) -> Speed:
@@ -186,7 +187,9 @@ def pictures(folder: Path, workers: int, repeats: int) -> dict[str, Any]:
         box = (640 - side / 2 - 0.5, 360 - side / 2 - 0.5, 640 + side / 2 - 0.5, 360 + side / 2 - 0.5)
         index = index_of(names, "picture", 1, box)
         exact = IndexedPoses(index, folder, "train", CROP, augment=False)[3]["frames"].numpy()
-        rgb = cv2.cvtColor(cv2.imread(str(files[3])), cv2.COLOR_BGR2RGB)
+        picture = cv2.imread(str(files[3]))
+        assert picture is not None
+        rgb = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
         part = rgb[360 - side // 2 : 360 + side // 2, 640 - side // 2 : 640 + side // 2]
         expected = cv2.resize(part, (CROP, CROP), interpolation=cv2.INTER_AREA)
         error = float(np.abs(exact.astype(float) - expected).mean())
@@ -196,9 +199,9 @@ def pictures(folder: Path, workers: int, repeats: int) -> dict[str, Any]:
         found[f"{label} size"] = {"crop shows": f"{side} x {side}", "mean difference from INTER_AREA": round(error, 2)}
         found[f"{label} size"] |= compare(
             {
-                "imread": lambda flags=flags: in_processes(lambda: decode_pictures(files, flags), workers),
-                "loader": lambda data=plain: loader_speed(loader_of(data, 16, workers, 160), 1),
-                "loader, augmented": lambda data=data: loader_speed(loader_of(data, 16, workers, 160), 1),
+                "imread": partial(in_processes, partial(decode_pictures, files, flags), workers),
+                "loader": partial(loader_speed, plain, 16, workers, 160, 1),
+                "loader, augmented": partial(loader_speed, data, 16, workers, 160, 1),
             },
             repeats,
         )
@@ -224,14 +227,10 @@ def videos(folder: Path, workers: int, repeats: int) -> dict[str, Any]:
         assert np.abs(np.diff(frames[:40], axis=0)).mean((1, 2, 3)).min() > 0.5, "frames repeat"
         found[label] = compare(
             {
-                "decode": lambda files=files: in_processes(lambda: decode_videos(files, False), workers),
-                "decode to RGB": lambda files=files: in_processes(lambda: decode_videos(files, True), workers),
-                "loader, whole videos": lambda data=data: loader_speed(
-                    loader_of(data, 1, workers, 3 * workers), FRAMES
-                ),
-                "loader, clips of 8 frames, 3 to 10 apart": lambda data=apart: loader_speed(
-                    loader_of(data, 2, workers, 24), 8
-                ),
+                "decode": partial(in_processes, partial(decode_videos, files, False), workers),
+                "decode to RGB": partial(in_processes, partial(decode_videos, files, True), workers),
+                "loader, whole videos": partial(loader_speed, data, 1, workers, 3 * workers, FRAMES),
+                "loader, clips of 8 frames, 3 to 10 apart": partial(loader_speed, apart, 2, workers, 24, 8),
             },
             repeats,
         )
