@@ -128,7 +128,7 @@ def test_readme_examples_import_what_exists() -> None:
 
 def test_readme_command_lines_use_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     lines = re.findall(r"-m pyhar\.([\w.]+) *(.*)$", "\n".join(readme_blocks("sh")), re.MULTILINE)
-    assert {name for name, _ in lines} == {"train", "evaluate", "predict", "convert", "data.synthetic"}
+    assert {name for name, _ in lines} == {"train", "evaluate", "predict", "convert", "data.synthetic", "data.prepare"}
     for name in {name for name, _ in lines}:
         is_package = (ROOT / "pyhar" / name.replace(".", "/")).is_dir()
         with pytest.raises(SystemExit):
