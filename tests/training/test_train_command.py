@@ -83,7 +83,7 @@ def test_no_argument_is_the_small_preset():
         (["--resume", "nowhere"], "error: no training configuration at nowhere/config.yaml"),
         (["--resume"], "error: nothing to resume: no run in runs/ has a checkpoint"),
         (["small", "--resume"], "error: a resumed run keeps its own preset: leave out 'small'"),
-        (["penn"], "error: unknown data set 'mpii' (known: "),
+        (["penn"], "error: where is the data set mpii? "),
         (["tiny", "--device", "gpu"], "error: unknown device 'gpu'"),
         (["tiny", "--init", "nothing.safetensors"], "error: no model at nothing.safetensors"),
         (["tiny", "--data.action", "tinny"], "error: unknown data set 'tinny'; did you mean 'tiny'?"),
