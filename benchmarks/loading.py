@@ -322,7 +322,7 @@ def large_index(folder: Path, workers: int, clips: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the results there, e.g. results/cpu/loading.json"
+        "--json", type=Path, metavar="FILE", help="write the results there, e.g. results/<device>/loading.json"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each contestant (default: %(default)s)")
