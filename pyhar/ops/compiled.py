@@ -9,27 +9,22 @@ it, which differ from backend to backend only in name:
 `decode` serves every public operator but the softmax. They are known to autograd, `torch.func`, `torch.compile`,
 `torch.export` and `vmap`. The backward operators are differentiable themselves: their derivative is that of the plain
 PyTorch definition, so second derivatives are right, at its speed.
-
-They are made with `Library.define` and `impl`; a call with plain tensors does not go through them, but through an
-`autograd.Function` around the launchers. By `benchmarks/call_overhead.py` (forward and backward of a kernel that does
-nothing, one thread of an AMD EPYC): `torch.library.custom_op` 65 us, `Library` with `register_autograd` 50 us, an
-`autograd.Function` with `setup_context` around the operator 57 us, without it 35 us, around the launchers 28 us.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_autograd, register_fake, register_vmap
 
 from pyhar.ops.appearance import pool
 from pyhar.ops.decode import DecodedPose, coordinates, depth, peak
 from pyhar.ops.dispatch import computing_type, register, register_backend
 from pyhar.ops.grid import line
+from pyhar.ops.library import define, second_order
 from pyhar.ops.softmax import probabilities
 
 SCHEMAS = {
@@ -47,9 +42,6 @@ SCHEMAS = {
 
 # The launchers of every backend; looked up at each call.
 KERNELS: dict[str, ModuleType] = {}
-
-_library = Library("pyhar", "DEF")
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def add_backend(backend: str, kernels: ModuleType) -> None:
@@ -172,13 +164,20 @@ def _softmax(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
 
     def differentiate_backward(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
         logits, beta, g_probs = ctx.saved_tensors
-        d_logits, d_beta, d_g = _second_order(
+        d_logits, d_beta, d_g = second_order(
             lambda logits, beta: (definition(logits, beta, ctx.scale),), (logits, beta), (g_probs,), ctx.needs, upstream
         )
         return d_logits, d_beta, None, None, d_g, None
 
-    function = _define(backend, "softmax", forward, allocate, save, differentiate)
-    gradient = _define(backend, "softmax_backward", backward, allocate_backward, save_backward, differentiate_backward)
+    function = define(f"{backend}_softmax", SCHEMAS["softmax"], forward, allocate, save, differentiate)
+    gradient = define(
+        f"{backend}_softmax_backward",
+        SCHEMAS["softmax_backward"],
+        backward,
+        allocate_backward,
+        save_backward,
+        differentiate_backward,
+    )
     return function
 
 
@@ -289,153 +288,24 @@ def _decode(backend: str) -> Callable[..., tuple[Tensor, ...]]:
 
     def differentiate_backward(ctx: Any, *second: Tensor | None) -> tuple[Any, ...]:
         inputs, upstream = ctx.saved_tensors[:_INPUTS], ctx.saved_tensors[_INPUTS:]
-        grads = _second_order(
+        grads = second_order(
             lambda *tensors: _Maps(*tensors, *ctx.options).definition(), inputs, upstream, ctx.needs, second
         )
         return *grads[:_INPUTS], *(None,) * _OPTIONS, None, *grads[_INPUTS:], None
 
-    function = _define(backend, "decode", forward, allocate, save, differentiate)
-    gradient = _define(backend, "decode_backward", backward, allocate_backward, save_backward, differentiate_backward)
+    function = define(f"{backend}_decode", SCHEMAS["decode"], forward, allocate, save, differentiate)
+    gradient = define(
+        f"{backend}_decode_backward",
+        SCHEMAS["decode_backward"],
+        backward,
+        allocate_backward,
+        save_backward,
+        differentiate_backward,
+    )
     return function
 
 
 # --- what both share
-
-
-def _define(
-    backend: str,
-    operator: str,
-    function: Callable[..., Any],
-    allocate: Callable[..., Any],
-    save: Callable[..., None],
-    differentiate: Callable[..., Any],
-) -> Callable[..., Any]:
-    """Define `pyhar::<backend>_<operator>` and return what calls it.
-
-    `allocate` gives outputs as `function` does, not filled; `save` and `differentiate` are those of an autograd
-    function with a separate `setup_context`.
-    """
-    name = f"{backend}_{operator}"
-    _library.define(name + SCHEMAS[operator])
-    _library.impl(name, function, "CompositeExplicitAutograd")
-    overload = getattr(torch.ops.pyhar, name).default
-    register_fake(overload, allocate, lib=_library)
-    register_autograd(overload, differentiate, setup_context=save, lib=_library)
-    register_vmap(overload, lambda info, dims, *args: _fold(overload, info.batch_size, dims, args), lib=_library)
-
-    class Direct(torch.autograd.Function):
-        """The operator for plain tensors: the dispatcher's way through `register_autograd` takes twice the time."""
-
-        @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:
-            output = function(*args)
-            save(ctx, args, output)
-            return output
-
-        @staticmethod
-        def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-            return differentiate(ctx, *upstream)
-
-    class Transformed(torch.autograd.Function):
-        """The operator for `torch.func.grad` and its kin, which do not see what `register_autograd` was given."""
-
-        @staticmethod
-        def forward(*args: Any) -> Any:
-            return overload(*args)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            save(ctx, inputs, output)
-
-        @staticmethod
-        def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-            return differentiate(ctx, *upstream)
-
-        @staticmethod
-        def vmap(info: Any, dims: tuple[int | None, ...], *args: Any) -> Any:
-            return _fold(call, info.batch_size, dims, args)
-
-    def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return overload(*args)
-        if torch._C._are_functorch_transforms_active():
-            return Transformed.apply(*args)
-        if torch._C._len_torch_dispatch_stack() or any(isinstance(a, Tensor) and type(a) not in _PLAIN for a in args):
-            return overload(*args)  # traced, fake, or somebody's own kind of tensor
-        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-            return Direct.apply(*args)
-        return function(*args)
-
-    return call
-
-
-def _fold(
-    overload: Callable[..., tuple[Tensor, ...]], size: int, dims: tuple[int | None, ...], args: tuple[Any, ...]
-) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    """Run an operator over a dimension of vmap by making it part of the batch, which every tensor has in front."""
-
-    def fold(value: Any, dim: int | None) -> Any:
-        if not isinstance(value, Tensor) or (dim is None and value.dim() == 1):  # a place that holds nothing
-            return value
-        batched = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
-        return batched.flatten(0, 1)
-
-    outputs = overload(*(fold(value, dim) for value, dim in zip(args, dims, strict=True)))
-    unfolded = tuple(
-        value if value.dim() == 1 else value.unflatten(0, (size, value.shape[0] // size)) for value in outputs
-    )
-    return unfolded, tuple(None if value.dim() == 1 else 0 for value in outputs)
-
-
-def _second_order(
-    function: Callable[..., tuple[Tensor | None, ...]],
-    inputs: Sequence[Tensor | None],
-    upstream: Sequence[Tensor | None],
-    needs: Sequence[bool],
-    second: Sequence[Tensor | None],
-) -> list[Tensor | None]:
-    """Differentiate the gradient of a function.
-
-    Args:
-        function: inputs -> outputs.
-        inputs, upstream: its arguments, and the gradients of its outputs, None where nothing flows.
-        needs: for which of the inputs the gradient was taken.
-        second: upstream gradients of those gradients.
-
-    Returns:
-        The gradients of all inputs, then of all upstream gradients, None where there is none.
-    """
-    places = [i for i, value in enumerate((*inputs, *upstream)) if value is not None]
-    values = [value for value in (*inputs, *upstream) if value is not None]
-    targets = [i for i, needed in enumerate(needs) if needed]
-
-    def first_order(*values: Tensor) -> tuple[Tensor, ...]:
-        full: list[Tensor | None] = [None] * (len(inputs) + len(upstream))
-        for place, value in zip(places, values, strict=True):
-            full[place] = value
-        arguments, gradients = full[: len(inputs)], full[len(inputs) :]
-
-        def outputs(*moved: Tensor) -> tuple[Tensor, ...]:
-            for place, value in zip(targets, moved, strict=True):
-                arguments[place] = value
-            found = function(*arguments)
-            return tuple(o for o, g in zip(found, gradients, strict=True) if o is not None and g is not None)
-
-        _, pull = _vjp(outputs, *(cast(Tensor, arguments[place]) for place in targets))
-        return pull(tuple(g for g in gradients if g is not None))
-
-    taken, pull = _vjp(first_order, *values)
-    flowing = [second[place] for place in targets]
-    grads = pull(tuple(torch.zeros_like(t) if g is None else g for t, g in zip(taken, flowing, strict=True)))
-    result: list[Tensor | None] = [None] * (len(inputs) + len(upstream))
-    for place, grad in zip(places, grads, strict=True):
-        result[place] = grad
-    return result
-
-
-def _vjp(function: Callable[..., Any], *arguments: Tensor) -> tuple[Any, Callable[..., Any]]:
-    result = torch.func.vjp(function, *arguments)
-    return result[0], result[1]
 
 
 def _per_plane(logits: Tensor, dtype: torch.dtype, *more: int) -> Tensor:
