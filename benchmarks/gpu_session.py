@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -77,16 +76,9 @@ def plan(found: Record, out: Path) -> list[Step]:
     python = sys.executable
     folder = ["--out", str(out)]
     on_gpu = found.get("device", {}).get("type") == "cuda"
-    tests = [name for name in ("tests/ops", "tests/kernels") if (ROOT / name).is_dir()]
-    # Several processes keep a GPU busy where one waits for its own compiler.
-    together = ["-n", "6"] if on_gpu and importlib.util.find_spec("xdist") else []
-    # A marker that does not exist may not be named.
-    slow = ["-m", "not slow"] if '"slow:' in (ROOT / "pyproject.toml").read_text(encoding="utf-8") else []
-    pytest = [python, "-m", "pytest", "-q", "--durations=8", "-p", "no:cacheprovider", *slow, *together]
-    threads = {"OMP_NUM_THREADS": "2"}
     steps = [
         Step("info", [python, "-m", "pyhar", "info"], 20),
-        Step("tests", [*pytest, *tests], 110, "tests.txt", environment=threads),
+        *_tests(found, python),
         Step("acceptance", _ops(python, "acceptance", 70, folder, on_gpu), 85),
         *_sanitizers(found, python),
         Step("call_overhead", [python, "-m", "benchmarks.call_overhead", "--seconds", "6", *folder], 25),
@@ -95,6 +87,27 @@ def plan(found: Record, out: Path) -> list[Step]:
         Step("ncu", _ncu(python, out), 45, "profile.txt", needs_gpu=True, programs=("ncu",)),
     ]
     return steps
+
+
+def _tests(found: Record, python: str) -> Iterable[Step]:
+    """One process for each GPU backend, since each waits for a compiler of its own, and one for all else."""
+    pytest = [python, "-m", "pytest", "-q", "--durations=8", "-p", "no:cacheprovider"]
+    for backend in GPU_BACKENDS:
+        reason = found.get("backends", {}).get(backend, "the machine's backends are not known")
+        yield Step(
+            f"tests {backend}",
+            [*pytest, "tests/ops", "-k", backend],
+            110,
+            "tests.txt",
+            needs_gpu=True,
+            unless=None if reason is None else f"backend {backend}: {reason}",
+            environment={"OMP_NUM_THREADS": "2"},
+            group="tests",
+        )
+    others = " and ".join(f"not {backend}" for backend in GPU_BACKENDS)
+    folders = [name for name in ("tests/ops", "tests/kernels") if (ROOT / name).is_dir()]
+    command = [*pytest, *folders, "-k", others]
+    yield Step("tests", command, 110, "tests.txt", environment={"OMP_NUM_THREADS": "2"}, group="tests")
 
 
 def _ops(python: str, suite: str, seconds: float, folder: Sequence[str], on_gpu: bool) -> list[str]:

@@ -94,7 +94,8 @@ def test_the_plan_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     steps = gpu_session.plan(GPU, tmp_path)
     run = [step.name for step in steps if gpu_session.why_skipped(step, GPU) is None]
     sanitizers = [f"{tool} {backend}" for tool in gpu_session.SANITIZERS for backend in ("cuda", "triton")]
-    assert run == ["info", "tests", "acceptance", *sanitizers, "call_overhead", "network", "profile", "ncu"]
+    tests = ["tests cuda", "tests triton", "tests"]
+    assert run == ["info", *tests, "acceptance", *sanitizers, "call_overhead", "network", "profile", "ncu"]
     assert {gpu_session.why_skipped(s, GPU) for s in steps if s.name.endswith("nvrtc")} == {"backend nvrtc: no CuPy"}
     together = {s.group: s.seconds for s in steps if s.group}
     alone = sum(s.seconds for s in steps if not s.group)
