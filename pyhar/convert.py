@@ -183,7 +183,6 @@ def _advice(layers: Layers, config: SPNetConfig) -> str:
         fitting = infer_config(layers).to_dict()
     except UserError:
         return ""
-    own = config.to_dict()
     # What a weight file cannot tell does not count as a difference.
     silent = {"image_size", "clip_frames", "layout", "appearance_source", "confidence", "grid", "cut"}
     if not fitting["num_actions"]:
@@ -200,8 +199,7 @@ def _advice(layers: Layers, config: SPNetConfig) -> str:
         if not differences(preset):
             return f". The file fits the preset {name!r}"
     return (
-        f". The file fits a configuration with {', '.join(differing)}; "
-        "to convert it with that one, leave --preset out"
+        f". The file fits a configuration with {', '.join(differing)}; to convert it with that one, leave --preset out"
     )
 
 
