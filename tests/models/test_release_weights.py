@@ -258,11 +258,10 @@ def test_the_preset_of_a_distributed_file_is_found(full_size: Any) -> None:
         convert.load_release_weights(SPNet(PRESETS[other]), path)
 
 
-@pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("text", [False, True], ids=["bytes", "text"])
 @pytest.mark.parametrize("largest", [LARGEST_ATTRIBUTE, 100], ids=["whole", "in pieces"])
-def test_forms_of_the_attributes(tmp_path: Path, name: str, text: bool, largest: int) -> None:
-    source = random_network(TINY[name])
+def test_forms_of_the_attributes(tmp_path: Path, text: bool, largest: int) -> None:
+    source = random_network(NTU)
     path = write(tmp_path / "weights.hdf5", release_weights(source), text=text, largest=largest)
     with h5py.File(path) as file:
         assert ("layer_names" in file.attrs) == (largest == LARGEST_ATTRIBUTE)
