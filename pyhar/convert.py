@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +60,8 @@ def load_release_weights(model: SPNet, path: str | os.PathLike[str]) -> SPNet:
                 continue
             values = layers[layer][weight]
             state[f"{module_name}.{key}"] = torch.from_numpy(
-                np.ascontiguousarray(values.transpose(order) if order else values)
+                # An array of other dimensions is told of below, by its shape.
+                np.ascontiguousarray(values.transpose(order) if order and values.ndim == len(order) else values)
             )
     extra = [layer for layer in layers if layer not in used and not _UNREAD.search(layer)]
     if absent or extra:
@@ -91,18 +94,20 @@ def read_layers(path: str | os.PathLike[str]) -> Layers:
     try:
         with h5py.File(path, "r") as file:
             root = file.get("model_weights", file)
-            if "layer_names" not in root.attrs:
+            names = _names(root, "layer_names")
+            if names is None:
                 raise UserError(f"{path} is no Keras weight file: it has no attribute `layer_names`")
-            for layer in map(_text, root.attrs["layer_names"]):
+            for layer in names:
                 group = root[layer]
                 weights = {
-                    _text(name).split("/")[-1].split(":")[0]: np.asarray(group[_text(name)], dtype=np.float32)
-                    for name in group.attrs["weight_names"]
+                    name.split("/")[-1].split(":")[0]: np.asarray(group[name][()], dtype=np.float32)
+                    for name in _names(group, "weight_names") or []
                 }
                 if weights and not _FIXED.search(layer):
                     layers[layer] = weights
-    except (OSError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as a Keras weight file: {error}") from error
+    # Where bytes of the file are lost, h5py raises any of these.
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a Keras weight file: {' '.join(str(error).split())}") from error
     return layers
 
 
@@ -122,6 +127,8 @@ def infer_config(layers: Layers) -> SPNetConfig:
             )
         }
         numbers = [int(m[1]) for m in (re.match(r"act(\d+)_action_v_conv0$", name) for name in layers) if m]
+        if not visits:
+            raise KeyError("dp1_pb1_conv1")
         num_pyramids = max(p for p, _ in visits)
         num_levels = max(i for _, i in visits) + 1
         heat = layers["dp1_pb1_heatmaps_conv1"]["kernel"]
@@ -163,20 +170,49 @@ def infer_config(layers: Layers) -> SPNetConfig:
         raise UserError(f"these are not the layers of the authors' network: {error} is not there") from error
 
 
+def _config_of(path: str) -> SPNetConfig:
+    layers = read_layers(path)
+    try:
+        return infer_config(layers)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
 def _advice(layers: Layers, config: SPNetConfig) -> str:
     try:
         fitting = infer_config(layers).to_dict()
     except UserError:
         return ""
-    own = config.to_dict()
     # What a weight file cannot tell does not count as a difference.
     silent = {"image_size", "clip_frames", "layout", "appearance_source", "confidence", "grid", "cut"}
-    differing = [f"{key}={value!r}" for key, value in fitting.items() if key not in silent and own[key] != value]
-    return f". The file fits a configuration with {', '.join(differing)}" if differing else ""
+    if not fitting["num_actions"]:
+        silent |= {"pose_features", "appearance_features"}
+
+    def differences(own: SPNetConfig) -> list[str]:
+        values = own.to_dict()
+        return [f"{key}={value!r}" for key, value in fitting.items() if key not in silent and values[key] != value]
+
+    differing = differences(config)
+    if not differing:
+        return ""
+    for name, preset in PRESETS.items():
+        if not differences(preset):
+            return f". The file fits the preset {name!r}"
+    return (
+        f". The file fits a configuration with {', '.join(differing)}; to convert it with that one, leave --preset out"
+    )
 
 
 def _listed(names: list[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _names(group: Any, attribute: str) -> list[str] | None:
+    """A list of names that Keras left with an HDF5 group; lists too long for HDF5 come in pieces, numbered from 0.
+    None: there is no such list."""
+    numbered = itertools.takewhile(group.attrs.__contains__, (f"{attribute}{k}" for k in itertools.count()))
+    keys = [attribute] if attribute in group.attrs else list(numbered)
+    return [_text(name) for key in keys for name in group.attrs[key]] if keys else None
 
 
 def _text(value: str | bytes) -> str:
@@ -277,7 +313,7 @@ def main(argv: list[str] | None = None) -> int:
         "-o", "--output", default="model.safetensors", help="model file to write (default: %(default)s)"
     )
     args = parser.parse_args(argv)
-    config = get_preset(args.preset) if args.preset is not None else infer_config(read_layers(args.weights))
+    config = get_preset(args.preset) if args.preset is not None else _config_of(args.weights)
     model = load_release_weights(SPNet(config), args.weights)
     save_model(args.output, model, ModelMeta.default(config))
     count = sum(parameter.numel() for parameter in model.parameters())

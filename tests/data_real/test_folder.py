@@ -114,6 +114,15 @@ def test_a_joint_at_zero_is_unknown_in_space_too(tmp_path: Path, clips: list[Cli
     assert not index.visible[0, 2]
 
 
+def test_joints_that_are_no_numbers_in_json_are_unknown(tmp_path: Path, clips: list[Clip]) -> None:
+    joints = {"neck": [float("nan"), 5], "pelvis": [7, 8], "thorax": None, "head top": [0, 0]}
+    writer.write_json(tmp_path, [{"media": "one.jpg", "frames": [{"joints": joints}]}])
+    index = folder.read(tmp_path)
+    known = np.isfinite(index.joints_px[0]).all(-1)
+    assert known.nonzero()[0].tolist() == [index.layout.index("pelvis")]
+    np.testing.assert_array_equal(index.visible[0], known)
+
+
 def test_numbers_of_another_width_are_not_of_the_pattern(tmp_path: Path, clips: list[Clip]) -> None:
     write_jpeg(tmp_path / "shots/c/img_0012.jpg", clips[0].shot.pictures[0])
     writer.write_json(tmp_path, [{"media": "shots/c/img_%03d.jpg", "action": "wave"}])

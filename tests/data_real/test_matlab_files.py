@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 from writers.matlab_files import EMPTY, Cell, Structs, save
 
 from pyhar.data import matlab
@@ -89,6 +90,14 @@ def test_what_values_mean() -> None:
     assert [matlab.one(v) for v in (EMPTY, [{"a": 1}, {"a": 2}], "x", {"a": 3})] == [{}, {"a": 1}, {}, {"a": 3}]
     assert matlab.struct([[{"a": 1}], [], [{"a": 2}]]) == [{"a": 1}, {"a": 2}]
     assert matlab.matrix("x").shape == (0, 0)
+
+
+def test_version_4_is_read_too(tmp_path: Path) -> None:
+    """What other programs write: matrices and text, no structures."""
+    scipy.io.savemat(tmp_path / "x.mat", {"x": np.arange(6.0).reshape(2, 3), "action": "squat"}, format="4")
+    content = matlab.load(tmp_path / "x.mat")
+    np.testing.assert_array_equal(content["x"], np.arange(6.0).reshape(2, 3))
+    assert content["action"] == "squat"
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
