@@ -1,0 +1,154 @@
+"""The paper's two scenarios on small data sets in the owners' formats: trained by one command through all four stages,
+then judged by every published protocol."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from writers import human36m as human36m_writer
+from writers import mpii as mpii_writer
+from writers import ntu as ntu_writer
+from writers import penn_action as penn_writer
+
+from pyhar.cli import run as run_command
+from pyhar.convert import main as convert
+from pyhar.data import registry
+from pyhar.data.human36m import JOINTS
+from pyhar.data.prepare import prepare
+from pyhar.errors import UserError
+from pyhar.evaluate import evaluate_run
+from pyhar.evaluate import main as evaluate
+from pyhar.evaluation.results import Evaluation
+from pyhar.models import SPNet, SPNetConfig, load_model
+from pyhar.models.io import ModelMeta, save_model
+from pyhar.train import main as train
+
+TINY = """
+    --model.image-size 32 --model.clip-frames 4 --model.num-pyramids 2 --model.action-pyramids 1 2 --model.num-levels 2
+    --model.growth 8 --model.stem-features 8 --model.pose-features 8 --model.appearance-features 8
+    --workers 0 --device cpu --log-every 1
+""".split()
+STAGES = ("pose", "action", "joint", "decoupled")
+QUICK = {"workers": 0, "device": "cpu", "speed": False, "progress": False}
+
+
+def options(**stage: int) -> list[str]:
+    return [*TINY, *(f"--stages.{name}.{key}={value}" for name in STAGES for key, value in stage.items())]
+
+
+def write_mpii(root: Path) -> None:
+    mpii_writer.write_mat(root, mpii_writer.example(root))
+    prepare("mpii", root, progress=False)
+
+
+def write_penn(root: Path) -> None:
+    """Two training and three test videos; the last two are too short for a clip of every sixth frame."""
+    for number, (label, flag, frames) in enumerate(
+        [("squat", 1, 8), ("bowl", 1, 8), ("squat", -1, 31), ("bowl", -1, 8), ("situp", -1, 6)], start=1
+    ):
+        shot = penn_writer.example(number, frames=frames)
+        penn_writer.write(root, number, shot, penn_writer.labels(shot, label, flag))
+    prepare("penn", root, progress=False)
+
+
+def write_human36m(root: Path) -> None:
+    """Recordings of 66 and 67 frames from one camera: the 64th of each is a second still."""
+    human36m_writer.write_owners(root, human36m_writer.example(66, human36m_writer.CAMERAS[1:2]))
+    prepare("human36m", root, progress=False)
+
+
+def write_ntu(root: Path) -> None:
+    names = ["S001C001P001R001A001", "S001C002P002R002A060", "S001C002P003R002A060", "S009C002P040R001A010"]
+    recordings = {name: [ntu_writer.track(30, seed=i, action=i)] for i, name in enumerate(names)}
+    ntu_writer.write_owners(root, recordings, frames=30)
+    prepare("ntu", root, progress=False)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYHAR_DATA", str(tmp_path))
+    monkeypatch.delenv("PYHAR_INDEX", raising=False)
+    monkeypatch.chdir(tmp_path)
+    write_mpii(tmp_path / "mpii")
+    return tmp_path
+
+
+def check_run(run: Path, shares: list[float], actions: int) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["data"]["pose_shares"] == shares
+    assert config["model"]["num_actions"] == [actions]
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "loss" in record]
+    assert {record["stage"] for record in steps} == set(STAGES)
+    assert np.isfinite([record["loss"] for record in steps]).all()
+    model, _ = load_model(run)
+    assert model.config.decoupled
+
+
+def test_the_2d_scenario(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_penn(data / "penn")
+    assert run_command(train, ["penn", "--run-dir", "run", *options(steps=2, images=5, clips=1)]) == 0
+    check_run(data / "run", [0.8, 0.2], 15)
+    assert capsys.readouterr().out.count("mpii, val split and penn, test split") == 1
+    found = Evaluation.from_json((data / "run/evaluation.json").read_text())
+    assert (found.pose_samples, found.clips) == (2, 3)
+    assert found.skipped == 0
+    assert set(found.protocols) == {"PCKh@0.5", "single clip", "multi clip", "boxes"}
+
+    assert run_command(evaluate, ["run", "--data", "mpii", "--no-progress", "--no-speed", "--device", "cpu"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "mpii, val split" in printed
+    assert "14 joints (pelvis, thorax and spine left out)" in printed
+    mpii = Evaluation.from_json((data / "run/mpii/evaluation.json").read_text())
+    assert (mpii.pose_samples, mpii.clips, len(mpii.poses)) == (2, 0, 2)
+    assert len(mpii.pose.pckh_by_joint) == 14
+    assert mpii.pose.pckh == pytest.approx(found.pose.pckh)
+    assert mpii.pose.mpjpe is None
+    page = (data / "run/mpii/report.html").read_text()
+    assert "14 joints (pelvis, thorax and spine left out)" in page
+
+    penn = evaluate_run("run", data="penn", **QUICK)
+    assert penn.data == "penn, test split"
+    assert penn.clips == 3
+    assert set(penn.action.by_class) == {"squats", "bowling", "sit_ups"}
+    assert penn.protocols["single clip"].startswith("4 frames around the middle of each video, every 6 frames")
+    assert "every 6, from the whole video" in penn.protocols["multi clip"]
+    # Both halves of a clip of 4 frames, every 6th, fit into 31 frames; the short videos have one clip; all are mirrored.
+    assert penn.multi_clips == pytest.approx(2 * (2 + 1 + 1) / 3)
+    capsys.readouterr()
+
+
+def test_the_3d_scenario(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_human36m(data / "human36m")
+    write_ntu(data / "ntu")
+    assert run_command(train, ["ntu", "--run-dir", "run", *options(steps=2, images=8, clips=1)]) == 0
+    check_run(data / "run", [0.5, 0.375, 0.125], 60)
+    capsys.readouterr()
+
+    assert run_command(evaluate, ["run", "--data", "human36m", "--no-progress", "--no-speed", "--device", "cpu"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    found = Evaluation.from_json((data / "run/human36m/evaluation.json").read_text())
+    # Three recordings by subjects 9 and 11, of the fourth there is none to be used; frames 0 and 64 of each.
+    assert (found.data, found.pose_samples, found.clips) == ("human36m, test split", 6, 0)
+    errors = found.pose.mpjpe_by_action
+    assert set(errors) == {"Photo", "Directions", "WalkTogether"}
+    assert found.pose.mpjpe_over_actions == pytest.approx(np.mean(list(errors.values())), rel=1e-4)
+    convention = '"release" (joints ' + ", ".join(map(str, JOINTS["release"])) + ")"
+    assert f"17 joints by convention {convention}" in found.protocols["MPJPE"]
+    assert f"17 joints by convention {convention}" in printed
+    for activity, error in errors.items():
+        assert f"{activity} │ {error:,.1f}" in printed
+    assert f"average over activities │ {found.pose.mpjpe_over_actions:,.1f}" in printed
+
+    ntu = evaluate_run("run", data="ntu", **QUICK)
+    assert (ntu.pose_samples, ntu.clips) == (2, 2)
+    assert set(ntu.protocols) == {"MPJPE", "single clip", "multi clip", "boxes"}
+    assert "every 8 frames" in ntu.protocols["single clip"]
+    assert "convention" not in ntu.protocols["MPJPE"]
+    mpii = evaluate_run("run", data="mpii", report=False, **QUICK)
+    assert len(mpii.pose.pckh_by_joint) == 14
+    capsys.readouterr()
