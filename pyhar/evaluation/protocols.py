@@ -274,7 +274,8 @@ def _judge_multi_clips(
     result.multi_clips = seen / max(videos, 1)
     frames = run.model.config.clip_frames
     result.protocols["multi clip"] = (
-        f"{frames} frames, every {data.subsample}, from the whole video in steps of half a clip"
+        f"{frames} frames, every {data.subsample} frames, "
+        f"beginning every {max(frames // 2, 1)} frames of the whole video"
         + (f", at most {limit} clips of a video" if limit else "")
         + ", as they are and mirrored; probabilities averaged."
     )

@@ -13,31 +13,38 @@ from writers import human36m as human36m_writer
 from writers import mpii as mpii_writer
 from writers import ntu as ntu_writer
 from writers import penn_action as penn_writer
+from writers.rendered import Rendered
 
 from pyhar.cli import run as run_command
-from pyhar.convert import main as convert
-from pyhar.data import registry
 from pyhar.data.human36m import JOINTS
 from pyhar.data.prepare import prepare
-from pyhar.errors import UserError
 from pyhar.evaluate import evaluate_run
 from pyhar.evaluate import main as evaluate
 from pyhar.evaluation.results import Evaluation
-from pyhar.models import SPNet, SPNetConfig, load_model
-from pyhar.models.io import ModelMeta, save_model
+from pyhar.models import load_model
 from pyhar.train import main as train
 
-TINY = """
-    --model.image-size 32 --model.clip-frames 4 --model.num-pyramids 2 --model.action-pyramids 1 2 --model.num-levels 2
-    --model.growth 8 --model.stem-features 8 --model.pose-features 8 --model.appearance-features 8
-    --workers 0 --device cpu --log-every 1
-""".split()
+TINY = {
+    "model.image-size": 32,
+    "model.clip-frames": 4,
+    "model.num-pyramids": 2,
+    "model.num-levels": 2,
+    "model.growth": 8,
+    "model.stem-features": 8,
+    "model.pose-features": 16,
+    "model.appearance-features": 16,
+    "workers": 0,
+    "log-every": 1,
+}
 STAGES = ("pose", "action", "joint", "decoupled")
+FLAGS = ["--workers", "0", "--device", "cpu", "--no-speed", "--no-progress"]
 QUICK = {"workers": 0, "device": "cpu", "speed": False, "progress": False}
 
 
 def options(**stage: int) -> list[str]:
-    return [*TINY, *(f"--stages.{name}.{key}={value}" for name in STAGES for key, value in stage.items())]
+    of_stages = {f"stages.{name}.{key}": value for name in STAGES for key, value in stage.items()}
+    values = [f"--{name}={value}" for name, value in {**TINY, **of_stages}.items()]
+    return ["--device", "cpu", "--model.action-pyramids", "1", "2", *values]
 
 
 def write_mpii(root: Path) -> None:
@@ -45,12 +52,21 @@ def write_mpii(root: Path) -> None:
     prepare("mpii", root, progress=False)
 
 
+def there_and_back(shot: Rendered) -> Rendered:
+    """Twice as many frames."""
+    both = {
+        name: np.concatenate([values, values[::-1]]) if name != "camera" else values
+        for name, values in vars(shot).items()
+    }
+    return Rendered(**both)
+
+
 def write_penn(root: Path) -> None:
-    """Two training and three test videos; the last two are too short for a clip of every sixth frame."""
+    """Two training and three test videos; all but the third are too short for a clip of every sixth frame."""
     for number, (label, flag, frames) in enumerate(
-        [("squat", 1, 8), ("bowl", 1, 8), ("squat", -1, 31), ("bowl", -1, 8), ("situp", -1, 6)], start=1
+        [("squat", 1, 8), ("bowl", 1, 8), ("squat", -1, 30), ("bowl", -1, 8), ("situp", -1, 6)], start=1
     ):
-        shot = penn_writer.example(number, frames=frames)
+        shot = there_and_back(penn_writer.example(number, frames=frames // 2))
         penn_writer.write(root, number, shot, penn_writer.labels(shot, label, flag))
     prepare("penn", root, progress=False)
 
@@ -99,7 +115,7 @@ def test_the_2d_scenario(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found.skipped == 0
     assert set(found.protocols) == {"PCKh@0.5", "single clip", "multi clip", "boxes"}
 
-    assert run_command(evaluate, ["run", "--data", "mpii", "--no-progress", "--no-speed", "--device", "cpu"]) == 0
+    assert run_command(evaluate, ["run", "--data", "mpii", *FLAGS]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "mpii, val split" in printed
     assert "14 joints (pelvis, thorax and spine left out)" in printed
@@ -116,9 +132,9 @@ def test_the_2d_scenario(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert penn.clips == 3
     assert set(penn.action.by_class) == {"squats", "bowling", "sit_ups"}
     assert penn.protocols["single clip"].startswith("4 frames around the middle of each video, every 6 frames")
-    assert "every 6, from the whole video" in penn.protocols["multi clip"]
-    # Both halves of a clip of 4 frames, every 6th, fit into 31 frames; the short videos have one clip; all are mirrored.
-    assert penn.multi_clips == pytest.approx(2 * (2 + 1 + 1) / 3)
+    assert "every 6 frames, beginning every 2 frames" in penn.protocols["multi clip"]
+    # In 30 frames clips of 4, every 6th, begin at 0, 2, 4 and 6; the short videos have one clip each. All are mirrored.
+    assert penn.multi_clips == pytest.approx(2 * (4 + 1 + 1) / 3)
     capsys.readouterr()
 
 
@@ -129,7 +145,7 @@ def test_the_3d_scenario(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     check_run(data / "run", [0.5, 0.375, 0.125], 60)
     capsys.readouterr()
 
-    assert run_command(evaluate, ["run", "--data", "human36m", "--no-progress", "--no-speed", "--device", "cpu"]) == 0
+    assert run_command(evaluate, ["run", "--data", "human36m", *FLAGS]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     found = Evaluation.from_json((data / "run/human36m/evaluation.json").read_text())
     # Three recordings by subjects 9 and 11, of the fourth there is none to be used; frames 0 and 64 of each.
