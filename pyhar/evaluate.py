@@ -96,10 +96,8 @@ def run(config: EvaluateConfig) -> Evaluation:
     clips: str | None = config.clip_data or config.data or meta.extra.get("clip_data", stills)
     if not model.num_action_blocks or (config.clip_data is None and not registry.judges_actions(str(clips))):
         clips = None
-    folder = config.output
-    if folder is None:
-        folder = config.model if is_run else Path("evaluations") / config.model.stem
-        folder = folder / config.data if config.data else folder
+    folder = config.model if is_run else Path("evaluations") / config.model.stem
+    folder = Path(config.output) if config.output else folder / (config.data or "")
 
     options: dict[str, Any] = {"image_size": model.config.image_size, "augment": False, "layout": model.config.layout}
     sets = [name for name in dict.fromkeys((stills, clips)) if name]
