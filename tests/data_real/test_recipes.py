@@ -92,7 +92,8 @@ def write_ntu(root: Path) -> None:
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYHAR_DATA", str(tmp_path))
-    monkeypatch.delenv("PYHAR_INDEX", raising=False)
+    for variable in ("PYHAR_INDEX", *(f"PYHAR_DATA_{name.upper()}" for name in registry.ON_DISK)):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
     write_mpii(tmp_path / "mpii")
     return tmp_path
