@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -16,6 +16,7 @@ from pyhar.errors import UserError
 
 if TYPE_CHECKING:
     from pyhar.evaluation.results import Evaluation
+    from pyhar.models import SPNet
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,21 @@ class EvaluateConfig:
     model: tyro.conf.Positional[Path]
     """A run directory or a model file."""
     data: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """The data set; without it, what the network was trained on."""
+    """The data set; without it, what the network was trained on. Of mpii and human36m, poses alone."""
     clip_data: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Where clips come from, if not from the same data set."""
-    split: str = "test"
-    """Which part of it."""
+    split: Annotated[str | None, tyro.conf.arg(metavar="train|val|test")] = None
+    """Which part of them; without it, the one that results are published of: val of mpii, test of the others."""
+    boxes: Annotated[str | None, tyro.conf.arg(metavar="FILE|refined")] = None
+    """People's boxes, if not the data set's: a JSON file {name of a sequence: [x1, y1, x2, y2]}, or "refined": found
+    by the network, from whole pictures in two rounds, one box for a video of a single person.
+    """
     device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """What to compute on."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where results go; without it, the run directory, or evaluations/<name of the model file>."""
+    """Where results go; without it, the run directory, or evaluations/<name of the model file>, and there in a folder
+    of the data set's name if one is asked for.
+    """
     pose_samples: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Use so many stills, drawn at random but always the same, instead of all."""
     clips: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -86,16 +93,24 @@ def run(config: EvaluateConfig) -> Evaluation:
     model, meta = load_model(config.model, device)
     is_run = config.model.is_dir()
     stills = config.data or meta.extra.get("pose_data", "synthetic")
-    clips = config.clip_data or config.data or meta.extra.get("clip_data", stills)
+    clips: str | None = config.clip_data or config.data or meta.extra.get("clip_data", stills)
+    if not model.num_action_blocks or (config.clip_data is None and not registry.judges_actions(str(clips))):
+        clips = None
+    folder = config.model if is_run else Path("evaluations") / config.model.stem
+    folder = Path(config.output) if config.output else folder / (config.data or "")
 
     options: dict[str, Any] = {"image_size": model.config.image_size, "augment": False, "layout": model.config.layout}
-    pose_data = registry.build(stills, config.split, "pose", **options)
-    clip_data = None
-    if model.num_action_blocks:
-        options["clip_frames"] = model.config.clip_frames
-        clip_data = registry.build(clips, config.split, "clips", **options)
-    names = stills if clip_data is None or clips == stills else f"{stills} and {clips}"
-    folder = config.output or (config.model if is_run else Path("evaluations") / config.model.stem)
+    sets = [name for name in dict.fromkeys((stills, clips)) if name]
+    boxes = {name: _boxes(config, name, model, folder) for name in sets} if config.boxes else {}
+
+    def build(name: str, kind: Literal["pose", "clips"], **more: Any) -> Any:
+        if name in boxes:
+            more["boxes"] = boxes[name]
+        return registry.build(name, _split(config, name), kind, **options, **more)
+
+    pose_data = build(stills, "pose")
+    clip_data = build(clips, "clips", clip_frames=model.config.clip_frames) if clips else None
+    names = [f"{name}, {_split(config, name)} split" for name in sets]
     return evaluate_and_report(
         folder,
         model,
@@ -105,7 +120,10 @@ def run(config: EvaluateConfig) -> Evaluation:
         log=config.model / LOG_FILE if is_run else None,
         title=config.model.resolve().name if is_run else config.model.stem,
         report=config.report,
-        name=f"{names}, {config.split} split",
+        name=" and ".join(names),
+        boxes={None: "the data set's own.", "refined": "predicted, two rounds from whole pictures."}.get(
+            config.boxes, f"from {config.boxes}."
+        ),
         device=device,
         batch_size=config.batch_size,
         workers=config.workers,
@@ -116,6 +134,43 @@ def run(config: EvaluateConfig) -> Evaluation:
         speed=config.speed,
         progress=config.progress,
     )
+
+
+def _split(config: EvaluateConfig, name: str) -> str:
+    from pyhar.data import registry
+
+    return config.split or registry.judged_on(name)
+
+
+def _boxes(config: EvaluateConfig, name: str, model: SPNet, folder: Path) -> Path:
+    """The file of boxes for a data set: the one given, or one that the network's predictions make in `folder`."""
+    import torch
+
+    from pyhar.data import registry
+    from pyhar.data.boxes import find_boxes, save_boxes
+    from pyhar.data.indexed import IndexedPoses
+    from pyhar.data.sample import model_input
+
+    if name not in registry.ON_DISK:
+        raise UserError(f"--boxes is for data sets on disk; {name} has its own boxes")
+    if config.boxes != "refined":
+        return Path(str(config.boxes))
+    if not model.num_pose_blocks:
+        raise UserError("--boxes refined needs a network that predicts poses")
+    split = _split(config, name)
+    size = model.config.image_size
+    data = registry.build(name, split, "pose", image_size=size, augment=False, layout=model.config.layout)
+    assert isinstance(data, IndexedPoses)
+    device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def predict(crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pose = model(model_input(crops, device)).poses[-1].float()
+        return pose[..., :2], pose[..., -1]
+
+    path = folder / f"boxes-{name}.json"
+    save_boxes(path, find_boxes(data.source, data.root, split, predict, image_size=size))
+    return path
 
 
 if __name__ == "__main__":

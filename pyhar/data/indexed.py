@@ -79,6 +79,14 @@ class _Indexed:
         self._swap = np.array(self.layout.flip)
         self._boxes = None if boxes is None else _read_boxes(Path(boxes), index)
 
+    @property
+    def joint_convention(self) -> str:
+        """Which of the owners' joints were taken, where there is a choice that scores depend on; otherwise ""."""
+        notes = self.source.notes
+        if "joint_convention" not in notes:
+            return ""
+        return f'"{notes["joint_convention"]}" (joints {", ".join(map(str, notes.get("owners_joints", [])))})'
+
     def _check_key(self, key: int | tuple[int, int], length: int) -> tuple[int, int]:
         place, draw = key if isinstance(key, tuple) else (key, 0)
         place = place + length if place < 0 else place

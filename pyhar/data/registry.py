@@ -68,6 +68,10 @@ class OnDisk:
     """Offers `read(root, **options) -> Index`; imported when it is needed."""
     subsample: int = 6
     """Step of evaluation clips, where the index notes none: what the paper's authors take."""
+    judged_on: str = "test"
+    """The split that published results are of."""
+    judges_actions: bool = True
+    """Whether recognition of its actions is what networks are judged by."""
 
     def read(self, root: Path, **options: Any) -> Index:
         """Parse the owners' files. Raises UserError for what is missing or damaged, and for unknown options."""
@@ -80,13 +84,23 @@ class OnDisk:
 
 
 ON_DISK: dict[str, OnDisk] = {
-    "mpii": OnDisk("pyhar.data.mpii"),
+    "mpii": OnDisk("pyhar.data.mpii", judged_on="val", judges_actions=False),
     "penn": OnDisk("pyhar.data.penn_action", subsample=6),
-    "human36m": OnDisk("pyhar.data.human36m"),
+    "human36m": OnDisk("pyhar.data.human36m", judges_actions=False),
     "ntu": OnDisk("pyhar.data.ntu", subsample=8),
     "folder": OnDisk("pyhar.data.folder"),
 }
 """By name. `pyhar.data.prepare` makes an index of each, once; `build` then reads that."""
+
+
+def judged_on(name: str) -> str:
+    """The split that results on a data set are of: MPII's test joints are kept by its owners, so there it is "val"."""
+    return ON_DISK[name].judged_on if name in ON_DISK else "test"
+
+
+def judges_actions(name: str) -> bool:
+    """Whether a data set is one to judge action recognition by."""
+    return name not in ON_DISK or ON_DISK[name].judges_actions
 
 
 def root_of(name: str, root: str | os.PathLike[str] | None = None) -> Path:

@@ -77,6 +77,11 @@ class PoseTally:
         counted = [j for j in metrics.pckh_joints(self.layout) if self.within_half.count[j]]
         found = bool(counted)
         overall = np.divide(self.curve.total.sum(0), self.curve.count.sum(0)) if found else np.array([])
+        by_action = {
+            action: mean.overall
+            for action, mean in zip(self.action_names, self.by_action, strict=True)
+            if mean.count.any()
+        }
         return PoseScores(
             pyramid,
             level,
@@ -87,11 +92,8 @@ class PoseTally:
             mpjpe=finite(self.error.overall),
             pa_mpjpe=finite(self.aligned.overall),
             mpjpe_by_joint={n: float(v) for n, v in zip(names, self.error.each, strict=True) if np.isfinite(v)},
-            mpjpe_by_action={
-                action: mean.overall
-                for action, mean in zip(self.action_names, self.by_action, strict=True)
-                if mean.count.any()
-            },
+            mpjpe_by_action=dict(by_action),
+            mpjpe_over_actions=sum(by_action.values()) / len(by_action) if by_action else None,
             not_finite=self.not_finite,
         )
 

@@ -182,6 +182,18 @@ def _judge_poses(run: _Run, data: PoseData, indices: list[int], depth_range: flo
         for tally, step in zip(tallies, _places(model, "pose_block"), strict=True)
     ]
     result.best_poses, result.worst_poses = _extremes(ranked)
+    if result.poses[-1].pckh is not None:
+        result.protocols["PCKh@0.5"] = (
+            f"{len(result.poses[-1].pckh_by_joint)} joints (pelvis, thorax and spine left out), within half of the "
+            "data set's head size; one crop of each person."
+        )
+    if result.poses[-1].mpjpe is not None:
+        convention = getattr(data, "joint_convention", "")
+        result.protocols["MPJPE"] = (
+            f"{len(result.poses[-1].mpjpe_by_joint)} joints"
+            + (f" by convention {convention}, not comparable with another" if convention else "")
+            + "; root aligned, its true depth given; millimetres."
+        )
 
 
 # Actions
@@ -223,6 +235,9 @@ def _judge_single_clips(run: _Run, data: ClipData, videos: list[int], result: Ev
             )
         )
     result.best_clips, result.worst_clips = _extremes(ranked)
+    result.protocols["single clip"] = (
+        f"{run.model.config.clip_frames} frames around the middle of each video, every {data.subsample} frames."
+    )
     return labels
 
 
@@ -257,6 +272,13 @@ def _judge_multi_clips(
     for scores, share in zip(result.actions, right.each, strict=True):
         scores.multi_clip = finite(100 * float(share))
     result.multi_clips = seen / max(videos, 1)
+    frames = run.model.config.clip_frames
+    result.protocols["multi clip"] = (
+        f"{frames} frames, every {data.subsample} frames, "
+        f"beginning every {max(frames // 2, 1)} frames of the whole video"
+        + (f", at most {limit} clips of a video" if limit else "")
+        + ", as they are and mirrored; probabilities averaged."
+    )
 
 
 def _read_clip(data: ClipData, key: tuple[int, tuple[int, ...]]) -> Sample:

@@ -20,6 +20,8 @@ from pyhar.evaluation.results import ActionScores, Evaluation, PoseScores
 from pyhar.files import write_text
 
 DASH = "–"
+_MOST_ACTIVITIES = 20
+"""Of so many a table is printed; files have all."""
 _SECTIONS = {
     "stills": "Best and worst poses",
     "space": "Poses in space",
@@ -82,6 +84,17 @@ def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
         last = place == len(rows) - 1
         table.add_row(*cells, style="bold green" if last else None)
     console.print(table)
+    pose = evaluation.pose
+    if pose and 0 < len(pose.mpjpe_by_action) <= _MOST_ACTIVITIES:
+        table = Table(title="The last block, by activity", title_justify="left", header_style="bold")
+        table.add_column("activity")
+        table.add_column("MPJPE mm", justify="right")
+        for activity, error in pose.mpjpe_by_action.items():
+            table.add_row(activity, number(error))
+        table.add_section()
+        table.add_row("average over activities", number(pose.mpjpe_over_actions))
+        table.add_row("average over joints", number(pose.mpjpe), style="bold green")
+        console.print(table)
     for line in summary(evaluation):
         console.print(line, markup=False, highlight=False)
     for line in warnings(evaluation):
@@ -99,6 +112,7 @@ def summary(evaluation: Evaluation) -> list[str]:
         if evaluation.multi_clips:
             what[-1] += f" ({evaluation.multi_clips:.1f} clips each for multi-clip, mirrored ones included)"
     lines.append(f"On {' and '.join(what)}, in {evaluation.seconds:.0f} s. The last block is the result.")
+    lines += [f"{name}: {how}" for name, how in evaluation.protocols.items()]
     full = evaluation.cuts[-1] if evaluation.cuts else None
     if full and full.pose_fps is not None:
         lines.append(
@@ -115,6 +129,8 @@ def summary(evaluation: Evaluation) -> list[str]:
 def warnings(evaluation: Evaluation) -> list[str]:
     """What a reader must know before trusting the scores."""
     lines = []
+    if evaluation.pose and evaluation.pose.pckh is None and evaluation.pose.mpjpe is None:
+        lines.append("poses have no score: PCKh needs head sizes, MPJPE joints in space and a network that tells depth")
     if evaluation.skipped:
         lines.append(f"{evaluation.skipped} samples could not be read: " + "; ".join(evaluation.skipped_because))
     if evaluation.pose and evaluation.pose.not_finite:

@@ -41,6 +41,8 @@ class PoseScores:
     """The same after Procrustes alignment."""
     mpjpe_by_joint: dict[str, float | None] = field(default_factory=dict)
     mpjpe_by_action: dict[str, float | None] = field(default_factory=dict)
+    mpjpe_over_actions: float | None = None
+    """The mean of `mpjpe_by_action`, each action weighing the same; `mpjpe` is that of all joints."""
     not_finite: int = 0
     """Predicted joints that were NaN or infinite; they count as misses, and as lying on the root."""
 
@@ -99,6 +101,8 @@ class Evaluation:
     """The data set and split."""
     device: str
     versions: dict[str, str] = field(default_factory=dict)
+    protocols: dict[str, str] = field(default_factory=dict)
+    """How each measure was taken, by its name: "PCKh@0.5", "MPJPE", "single clip", "multi clip", "boxes"."""
     joints: list[str] = field(default_factory=list)
     action_names: list[str] = field(default_factory=list)
     thresholds: list[float] = field(default_factory=list)

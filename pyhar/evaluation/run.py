@@ -30,17 +30,21 @@ def evaluate_and_report(
     log: str | os.PathLike[str] | None = None,
     report: bool = True,
     title: str = "",
+    boxes: str = "",
     **options: Any,
 ) -> Evaluation:
     """Evaluate `model`, write evaluation.json and, if `report`, report.html to `folder`, and print the table.
 
     log: the training log to plot, by default log.jsonl in `folder` if there is one. title: the report's, by default the
-    folder's name. The rest goes to `pyhar.evaluation.protocols.evaluate`, which see for what is raised. The classifier
-    is the one that `meta` says tells these actions apart.
+    folder's name. boxes: where the people's boxes are from, in a sentence. The rest goes to
+    `pyhar.evaluation.protocols.evaluate`, which see for what is raised. The classifier is the one that `meta` says
+    tells these actions apart.
     """
     target = Path(folder)
     head = classifier(meta, clip_data.action_names) if clip_data is not None and model.num_action_blocks else 0
     evaluation = evaluate(model, pose_data, clip_data, depth_range=meta.depth_range_mm, action_head=head, **options)
+    if boxes:
+        evaluation.protocols["boxes"] = boxes
     evaluation.save(target / EVALUATION_FILE)
     print_table(evaluation)
     if report:

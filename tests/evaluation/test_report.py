@@ -124,7 +124,7 @@ def test_options_of_the_command_line(tmp_path: Path, stand_in: list[dict], monke
         "--no-progress",
     ]
     assert command.main(["net.safetensors", *options]) == 0
-    folder = tmp_path / "evaluations" / "net"
+    folder = tmp_path / "evaluations" / "net" / "stand-in"
     assert [p.name for p in folder.iterdir()] == ["evaluation.json"]
     found = Evaluation.from_json((folder / "evaluation.json").read_text())
     assert stand_in[0]["split"] == "train"

@@ -83,7 +83,7 @@ def test_no_argument_is_the_small_preset():
         (["--resume", "nowhere"], "error: no training configuration at nowhere/config.yaml"),
         (["--resume"], "error: nothing to resume: no run in runs/ has a checkpoint"),
         (["small", "--resume"], "error: a resumed run keeps its own preset: leave out 'small'"),
-        (["penn"], "error: where is the data set mpii? "),
+        (["penn"], "error: where is the data set mpii? Set PYHAR_DATA_MPII"),
         (["tiny", "--device", "gpu"], "error: unknown device 'gpu'"),
         (["tiny", "--init", "nothing.safetensors"], "error: no model at nothing.safetensors"),
         (["tiny", "--data.action", "tinny"], "error: unknown data set 'tinny'; did you mean 'tiny'?"),
@@ -91,6 +91,8 @@ def test_no_argument_is_the_small_preset():
 )
 def test_mistakes_are_one_line_and_leave_nothing(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    for variable in ("PYHAR_DATA", "PYHAR_DATA_MPII"):
+        monkeypatch.delenv(variable, raising=False)
     assert cli.run(train.main, words) == 2
     assert capsys.readouterr().err.startswith(message)
     assert list(tmp_path.iterdir()) == []
