@@ -91,12 +91,13 @@ def plan(found: Record, out: Path) -> list[Step]:
 
 def _tests(found: Record, python: str) -> Iterable[Step]:
     """One process for each GPU backend, since each waits for a compiler of its own, and one for all else."""
-    pytest = [python, "-m", "pytest", "-q", "--durations=8", "-p", "no:cacheprovider"]
+    folders = [name for name in ("tests/ops", "tests/kernels") if (ROOT / name).is_dir()]
+    pytest = [python, "-m", "pytest", "-q", "--durations=8", "-p", "no:cacheprovider", *folders]
     for backend in GPU_BACKENDS:
         reason = found.get("backends", {}).get(backend, "the machine's backends are not known")
         yield Step(
             f"tests {backend}",
-            [*pytest, "tests/ops", "-k", backend],
+            [*pytest, "-k", backend],
             110,
             "tests.txt",
             needs_gpu=True,
@@ -105,9 +106,7 @@ def _tests(found: Record, python: str) -> Iterable[Step]:
             group="tests",
         )
     others = " and ".join(f"not {backend}" for backend in GPU_BACKENDS)
-    folders = [name for name in ("tests/ops", "tests/kernels") if (ROOT / name).is_dir()]
-    command = [*pytest, *folders, "-k", others]
-    yield Step("tests", command, 110, "tests.txt", environment={"OMP_NUM_THREADS": "2"}, group="tests")
+    yield Step("tests", [*pytest, "-k", others], 110, "tests.txt", environment={"OMP_NUM_THREADS": "2"}, group="tests")
 
 
 def _ops(python: str, suite: str, seconds: float, folder: Sequence[str], on_gpu: bool) -> list[str]:
