@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pyhar.data.frames import is_cut_off
 from pyhar.errors import UserError
 from pyhar.files import atomic
 
@@ -226,7 +227,7 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
         raise UserError(f"picture {os.fspath(path)} cannot be read: {error.strerror}") from error
     if not data:
         raise UserError(f"picture {os.fspath(path)} is empty (0 bytes); copy or export it again")
-    if _is_cut_off(data):
+    if is_cut_off(data):
         raise UserError(f"picture {os.fspath(path)} is cut off: its end is missing; copy or export it again")
     try:
         with _quiet():
@@ -236,18 +237,6 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     if bgr is None:
         raise UserError(f"{os.fspath(path)} is damaged or not a picture; copy it again or export it as PNG or JPEG")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-
-
-def _is_cut_off(data: bytes) -> bool:
-    """Whether a PNG or JPEG file lacks its end. Decoders may fill up with grey instead of failing."""
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data
-    if not data.startswith(b"\xff\xd8\xff"):
-        return False
-    position = 2  # walk over the header's segments, which may hold a whole thumbnail, to the start of the scan (0xda)
-    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big") if data[position + 1] != 0xFF else 1
-    return b"\xff\xd9" not in data[position:]
 
 
 class VideoWriter:
