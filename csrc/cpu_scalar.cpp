@@ -14,5 +14,5 @@
 #include "cpu/backend.h"
 
 namespace pyhar {
-const Kernels scalar_kernels = {"scalar", &scalar::forward, &scalar::backward};
+const Kernels scalar_kernels = {"scalar", &scalar::forward, &scalar::backward, scalar::lanes<float>, scalar::unit_kernels<float>, {}};
 }

@@ -1,36 +1,36 @@
 """The backend "cpu": C++ kernels for tensors in the computer's own memory. `pyhar.kernels` says what its functions do.
 
-All the work is done by csrc/cpu/, which takes any strides and types; here tensors become addresses.
+All the work is done by csrc/cpu/, which takes any strides and types; here tensors become addresses. The convolution
+units, which pack weights, are in `cpu_units`.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyhar.kernels import native
+from pyhar.kernels.cpu_entry import entry, why_unusable
+from pyhar.kernels.cpu_units import bottleneck_unit, pointwise_unit, separable_unit, units_why_not
+
+__all__ = [
+    "bottleneck_unit",
+    "decode_backward",
+    "decode_forward",
+    "pointwise_unit",
+    "separable_unit",
+    "softmax_backward",
+    "softmax_forward",
+    "units_why_not",
+    "why_not",
+    "why_unusable",
+]
 
 Grid = tuple[float, float, float, float]
 
 _CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _NO_GRID: Grid = (1.0, 0.0, 1.0, 0.0)
-
-
-@functools.cache
-def why_unusable() -> str | None:
-    """Return why this machine cannot run the backend, or None."""
-    module = native.load()
-    if module is None:
-        return f"the native module is missing: {native.why_missing()}"
-    try:
-        module.cpu_isa()
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None) -> str | None:
@@ -52,15 +52,6 @@ def _map(tensor: Tensor | None) -> tuple[int, int, tuple[int, ...]] | None:
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-@functools.cache
-def _entry(name: str) -> Callable[..., None]:
-    reason = why_unusable()
-    if reason is not None:
-        raise RuntimeError(reason)
-    function: Callable[..., None] = getattr(native.load(), name)
-    return function
 
 
 def _shared(
@@ -93,7 +84,7 @@ def softmax_forward(logits: Tensor, beta: Tensor | None, scale: float, stats: Te
     """Write the probability maps and `stats`."""
     shared = _shared(logits, None, None, beta, scale, _NO_GRID, False, stats)
     if shared is not None:
-        _entry("cpu_forward")(*shared, 0, 0, 0, None, _map(probs))
+        entry("cpu_forward")(*shared, 0, 0, 0, None, _map(probs))
 
 
 def softmax_backward(
@@ -109,7 +100,7 @@ def softmax_backward(
     shared = _shared(logits, None, None, beta, scale, _NO_GRID, False, stats)
     if shared is not None:
         gradients = (_map(d_logits), None, None, _address(d_beta))
-        _entry("cpu_backward")(*shared, 0, 0, 0, None, _map(g_probs), *gradients)
+        entry("cpu_backward")(*shared, 0, 0, 0, None, _map(g_probs), *gradients)
 
 
 def decode_forward(
@@ -129,7 +120,7 @@ def decode_forward(
     """Write `stats`, if given, and the outputs that are wanted."""
     shared = _shared(logits, features, depth_logits, beta, scale, grid, window, stats)
     if shared is not None:
-        _entry("cpu_forward")(*shared, _address(xy), _address(z), _address(confidence), _map(appearance), None)
+        entry("cpu_forward")(*shared, _address(xy), _address(z), _address(confidence), _map(appearance), None)
 
 
 def decode_backward(
@@ -155,4 +146,4 @@ def decode_backward(
     if shared is not None:
         upstream = (_address(g_xy), _address(g_z), _address(g_confidence), _map(g_appearance), None)
         gradients = (_map(d_logits), _map(d_features), _map(d_depth_logits), _address(d_beta))
-        _entry("cpu_backward")(*shared, *upstream, *gradients)
+        entry("cpu_backward")(*shared, *upstream, *gradients)

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "cpu/unit.h"
+
 namespace pyhar {
 
 enum class Type : int { f16, bf16, f32, f64 };
@@ -58,6 +60,8 @@ struct Kernels {
     const char* name;
     void (*forward)(const Problem&, const ForwardOutputs&);
     void (*backward)(const Problem&, const Gradients&);
+    std::int64_t lanes;  // floats in a vector
+    UnitKernels units, bfloat16_units;
 };
 
 // The sets that this machine offers, best first.
@@ -75,6 +79,7 @@ extern const Kernels scalar_kernels;
 #define PYHAR_VECTOR_X86 1
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
+extern const UnitKernels avx512_bfloat16_units;
 #endif
 
 }  // namespace pyhar
