@@ -25,6 +25,7 @@ SUBCOMMANDS = {
     "predict": "find poses and actions in pictures, videos or a camera's stream",
     "convert": "turn the authors' Keras weights into a model file",
     "prepare": "read a data set on disk once, check it, and write its index",
+    "benchmark": "measure how fast networks run, plain, compiled and deployed",
     "info": "show versions, devices, usable operator backends and presets",
 }
 

@@ -39,6 +39,10 @@ class EvaluateConfig:
     """
     device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """What to compute on."""
+    deploy: Literal["float32", "bfloat16", "float16", "auto"] | None = None
+    """Judge the network as it is deployed for prediction, in this type (auto: as of `pyhar predict`); without it, as it
+    was trained.
+    """
     output: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where results go; without it, the run directory, or evaluations/<name of the model file>, and there in a folder
     of the data set's name if one is asked for.
@@ -77,6 +81,7 @@ def evaluate_run(model: str | os.PathLike[str], **options: Any) -> Evaluation:
 def run(config: EvaluateConfig) -> Evaluation:
     """Carry out an evaluation. Raises UserError for what the user can mend."""
     from pyhar.data import registry
+    from pyhar.deploy import choose_dtype
     from pyhar.devices import choose_device
     from pyhar.evaluation.run import LOG_FILE, evaluate_and_report
     from pyhar.memory import keep_large_blocks
@@ -132,6 +137,7 @@ def run(config: EvaluateConfig) -> Evaluation:
         multi_clip=config.multi_clip,
         max_clips=config.max_clips,
         speed=config.speed,
+        dtype=None if config.deploy is None else choose_dtype(config.deploy, device),
         progress=config.progress,
     )
 
