@@ -34,7 +34,12 @@ def contenders(model: SPNet, dtype: torch.dtype, compile_mode: CompileMode) -> d
 
 
 def _in_type(model: Callable[[Tensor], SPNetOutput], dtype: torch.dtype) -> Call:
-    return lambda frames: model(frames.to(dtype))
+    def call(frames: Tensor) -> SPNetOutput:
+        # Coordinates are float32, from which the action part goes on: autocast takes them to the half type there.
+        with torch.autocast(frames.device.type, dtype, enabled=dtype != torch.float32):
+            return model(frames.to(dtype))
+
+    return call
 
 
 @torch.inference_mode()

@@ -106,20 +106,17 @@ def test_float32_gives_the_networks_answers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_cut_networks(name: str) -> None:
+@pytest.mark.parametrize(("pose", "action"), [(-1, -1), (1, None), (None, 1), (3, 0), (0, 3), (None, -1)])
+def test_cut_networks(name: str, pose: int | None, action: int | None) -> None:
     config = VARIANTS[name]
-    model = trained(config)
+    if not config.num_actions and pose is None:
+        pytest.skip("nothing left")
+    cut = trained(config).cut(pose, action)
     frames = clip(config, batch=1)
-    actions = (None, *range(0, model.num_action_blocks, 3), model.num_action_blocks - 1)
-    for pose in (None, *range(model.num_pose_blocks)):
-        for action in dict.fromkeys(actions):
-            if (pose is None and action in (None, -1)) or action == -1:
-                continue
-            cut = model.cut(pose, action)
-            deployed = deploy(cut)
-            with torch.no_grad():
-                assert_same(deployed(frames), cut(frames))
-                assert_same(deployed(frames[:, 0]), cut(frames[:, 0]))
+    deployed = deploy(cut)
+    with torch.no_grad():
+        assert_same(deployed(frames), cut(frames))
+        assert_same(deployed(frames[:, 0]), cut(frames[:, 0]))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -162,13 +159,17 @@ def test_half_types_stay_close(name: str, dtype: torch.dtype) -> None:
     model = trained(VARIANTS[name])
     frames = clip(TINY)
     with torch.no_grad():
-        expected = model(frames)
-    found = deploy(model, dtype=dtype)(frames)
-    assert all(value.dtype == torch.float32 for value in tensors(found))
-    # One rounding is 2^-9 or 2^-11 of a value; dozens of layers follow each other.
-    tolerance = 0.08 if dtype == torch.bfloat16 else 0.01
-    assert_same(found, expected, tolerance)
-    assert any((a - b).abs().max() > 1e-6 for a, b in zip(tensors(found), tensors(expected), strict=True))
+        expected = list(tensors(model(frames)))
+        with torch.autocast("cpu", dtype):  # coordinates are float32, from which the action part goes on
+            plain = list(tensors(model.to(dtype)(frames.to(dtype))))
+    found = list(tensors(deploy(trained(VARIANTS[name]), dtype=dtype)(frames)))
+    assert all(value.dtype == torch.float32 for value in found)
+
+    def off(values: list[Tensor]) -> list[float]:
+        return [float((a.float() - b).abs().mean()) for a, b in zip(values, expected, strict=True)]
+
+    # Both round their maps, at other places: neither loses far more than the other.
+    assert 1e-6 < sum(off(found)) <= 2 * sum(off(plain))
 
 
 @pytest.mark.parametrize("name", ["paper", "release decoupled 3D", "actions at first"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pyhar.data.geometry import crop_map
+from pyhar.deploy import DeployedSPNet
 from pyhar.errors import UserError
 from pyhar.inference.predictor import Predictor, crop_picture
 from pyhar.inference.video import Frame, write_picture
@@ -250,7 +251,10 @@ def test_blocks_are_chosen(model_file: Path) -> None:
 def test_a_cut_model_is_used_as_it_is(model_file: Path) -> None:
     model, meta = load_model(model_file)
     cut = model.cut(2, 1)
-    assert Predictor(cut, meta, device="cpu").model is cut
+    deployed = Predictor(cut, meta, device="cpu").model
+    assert isinstance(deployed, DeployedSPNet)
+    assert deployed.config == cut.config
+    assert Predictor(deployed, meta, device="cpu").model is deployed
     with pytest.raises(UserError, match="cut already"):
         Predictor(cut, meta, device="cpu", pose_block=0)
 
