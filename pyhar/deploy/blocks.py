@@ -162,13 +162,16 @@ class Action(Layer):
         scale1, shift1 = fold(action.norm1)
         scale2, shift2 = fold(action.norm2)
         self.hold(
-            pose_convs=torch.cat([_widened(kernel, 3, 5) for kernel in kernels]),
             appearance_conv=action.appearance_conv.weight,
             scale1=scale1[:, None, None],
             shift1=shift1[:, None, None],
-            conv1=action.conv1.weight,
             scale2=scale2[:, None, None],
             shift2=shift2[:, None, None],
+        )
+        self.hold(  # PyTorch's convolution would bring weights into the maps' order at every call
+            memory_format=torch.channels_last,
+            pose_convs=torch.cat([_widened(kernel, 3, 5) for kernel in kernels]),
+            conv1=action.conv1.weight,
             heads=torch.cat(heads),
             reinjection=None if action.reinjection is None else action.reinjection.weight,
         )

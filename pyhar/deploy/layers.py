@@ -26,10 +26,11 @@ def fold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 class Layer(nn.Module):
     """A module of constants."""
 
-    def hold(self, **tensors: Tensor | None) -> None:
-        """Keep copies under these names, contiguous, without gradient."""
+    def hold(self, *, memory_format: torch.memory_format = torch.contiguous_format, **tensors: Tensor | None) -> None:
+        """Keep copies under these names, without gradient."""
         for name, tensor in tensors.items():
-            self.register_buffer(name, None if tensor is None else tensor.detach().clone().contiguous())
+            copy = None if tensor is None else tensor.detach().clone(memory_format=memory_format)
+            self.register_buffer(name, copy)
 
 
 class Separable(Layer):
@@ -142,7 +143,7 @@ class Stem(Layer):
 
     def __init__(self, stem: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
-        self.hold(weight=stem.weight.to(dtype))
+        self.hold(memory_format=torch.channels_last, weight=stem.weight.to(dtype))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Any floating type; both sides even."""
