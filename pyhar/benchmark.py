@@ -44,6 +44,8 @@ class BenchmarkConfig:
     """Take turns for so long, at least five rounds, for each network, cut, type and input."""
     parts: bool = True
     """Also measure where the time goes."""
+    mediapipe: Annotated[Path | None, tyro.conf.arg(metavar="PYTHON")] = None
+    """Also measure MediaPipe's pose, in this interpreter, which has mediapipe 0.10.14 installed."""
     output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("speeds")
     """Where the results go."""
 
@@ -60,7 +62,7 @@ def run(config: BenchmarkConfig) -> list[Row]:
     """Measure, print and write. Raises UserError for what the user can mend."""
     import torch
 
-    from pyhar.benchmarking import ceilings, report
+    from pyhar.benchmarking import ceilings, mediapipe_pose, networks, report
     from pyhar.benchmarking.run import Case, Plan
     from pyhar.benchmarking.run import run as measure
     from pyhar.deploy import choose_dtype
@@ -88,6 +90,16 @@ def run(config: BenchmarkConfig) -> list[Row]:
         cases.append(case)
         rows += found
         report.save(config.output, about, rates, cases, rows)  # after each case: a long run may be stopped
+    if config.mediapipe is not None:
+        size = networks.load(config.networks[0], device).config.image_size
+        peer = mediapipe_pose.measure(config.mediapipe, size, torch.get_num_threads(), config.seconds)
+        about["mediapipe"] = peer
+        report.save(config.output, about, rates, cases, rows)
+        print(
+            f"MediaPipe {peer['version']}: {peer['frames_per_second']:.1f} frames/s, "
+            f"median {peer['median_ms']:.1f} ms, "
+            f"95 % below {peer['p95_ms']:.1f} ms; a person found in {peer['person_found']:.0%} of the frames"
+        )
     print(f"results: {config.output / 'benchmark.json'}")
     for name in config.networks:
         evaluated = Path(name) / "evaluation.json"
