@@ -1,8 +1,8 @@
 """A trained network as a file that runs without pyhar: ONNX, a `torch.export` program, or an AOTInductor package.
 
 What is exported is a function of one tensor. `frames` is float32 in [-1, 1], (B, T, 3, H, W) where actions are
-recognised, else (B, 3, H, W); it returns `poses`, those of the last prediction block left, and `action_0`, `action_1`...,
-the probabilities of each classifier. The operators that decode the maps are written out as plain ones.
+recognised, else (B, 3, H, W); it returns `poses`, those of the last prediction block left, and `action_0`,
+`action_1`..., the probabilities of each classifier. The operators that decode the maps are written out as plain ones.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def export_network(
         difference = _largest_difference(kind.load(temporary), tests, expected)
         if not difference <= TOLERANCE:
             raise UserError(
-                f"the exported network's answers differ from the network's by {difference:.1e}, more than {TOLERANCE:g}: "
-                "nothing was written; try another format or another version of what runs it"
+                f"the exported network's answers differ from the network's by {difference:.1e}, more than "
+                f"{TOLERANCE:g}: nothing was written; try another format or another version of what runs it"
             )
     return Exported(path, {"frames": (first, *shape)}, shapes, difference)
 
@@ -147,17 +147,15 @@ def last_answers(model: SPNet, pose_block: int | None, action_block: int | None,
 
 def describe(config: SPNetConfig, meta: ModelMeta, shapes: dict[str, tuple[int | str, ...]]) -> dict[str, str]:
     """What a reader must know to use the file, by name: texts, and JSON where there is more than one value."""
-    clip = "a clip" if len(shapes["frames"]) == 5 else "a picture"
+    z, depth = "", ""
+    if config.dim == 3:
+        z = "z, "
+        depth = f"; depth behind the root joint in millimetres is (z - 0.5) * {meta.depth_range_mm:g}"
     meaning = {
-        "frames": f"float32, RGB / 127.5 - 1, channels before rows before columns, of the crop around the person; {clip} "
-        "has one crop",
-        "poses": f"float32, by joint: x, y, {'z, ' if config.dim == 3 else ''}confidence; x and y go from 0 to 1 between "
-        "the crop's edges, right and down, so that pixel i of W has its centre at (i + 0.5) / W"
-        + (
-            f"; depth behind the root joint in millimetres is (z - 0.5) * {meta.depth_range_mm:g}"
-            if config.dim == 3
-            else ""
-        ),
+        "frames": "float32, RGB / 127.5 - 1, channels before rows before columns, of the crop around the person; "
+        "the frames of a clip have one crop",
+        "poses": f"float32, by joint: x, y, {z}confidence; x and y go from 0 to 1 between the crop's edges, right and "
+        f"down, so that pixel i of W has its centre at (i + 0.5) / W{depth}",
     }
     values = {
         name: {"shape": shape, "meaning": meaning.get(name, "float32, probability by class")}
@@ -174,8 +172,8 @@ def describe(config: SPNetConfig, meta: ModelMeta, shapes: dict[str, tuple[int |
     }
     texts = {key: text if isinstance(text, str) else json.dumps(text) for key, text in description.items()}
     return texts | {
-        "crop": f"a square with the centre of the person's box, its side {1 + CROP_MARGIN:g} times the box's longer one; "
-        "black outside the picture",
+        "crop": "a square with the centre of the person's box, its side "
+        f"{1 + CROP_MARGIN:g} times the box's longer one; black outside the picture",
         "pyhar": __version__,
     }
 

@@ -13,12 +13,14 @@ import copy
 import importlib.util
 import json
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,11 +71,25 @@ def _write_onnx(program: Program, path: Path) -> None:
             verbose=False,
         )
     assert made is not None
-    # Otherwise every node carries where in whose folders the line is that made it.
-    for node in made.model.graph.all_nodes():
-        node.metadata_props.clear()
+    _tidy(made.model.graph)
     made.model.metadata_props.update(program.description)
     made.save(path, external_data=False)
+
+
+def _tidy(graph: Any) -> None:
+    """Call the batch size "batch" in all shapes instead of "s41", and drop how the graph came about: in whose folders
+    the lines are that made its nodes."""
+    import onnx_ir
+
+    symbol = re.compile(rf"\b{graph.inputs[0].shape[0]}\b")
+    nodes = list(graph.all_nodes())
+    values = [*graph.inputs, *graph.initializers.values(), *(output for node in nodes for output in node.outputs)]
+    for part in (graph, *nodes, *values):
+        part.metadata_props.clear()
+    for value in values:
+        if value.shape is not None and not value.shape.is_static():
+            dims = (dim if isinstance(dim, int) else symbol.sub("batch", str(dim)) for dim in value.shape)
+            value.shape = onnx_ir.Shape(dims)
 
 
 def _load_onnx(path: Path) -> Run:
