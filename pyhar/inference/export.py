@@ -180,8 +180,11 @@ def describe(config: SPNetConfig, meta: ModelMeta, shapes: dict[str, tuple[int |
 
 def _sized(config: SPNetConfig, image_size: int | None, clip_frames: int | None) -> SPNetConfig:
     """The configuration for pictures and clips of this size. Raises UserError if they do not fit the network."""
-    given = {"image_size": image_size, "clip_frames": clip_frames}
-    config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+    config = dataclasses.replace(
+        config,
+        image_size=config.image_size if image_size is None else image_size,
+        clip_frames=config.clip_frames if clip_frames is None else clip_frames,
+    )
     if config.image_size % config.size_multiple:
         raise UserError(
             f"image_size must be a multiple of {config.size_multiple} for this network, not {config.image_size}"

@@ -14,7 +14,6 @@ import importlib.util
 import json
 import logging
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -128,11 +127,11 @@ def _why_not_aoti() -> str | None:
 
 
 def _write_aoti(program: Program, path: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder, _silence():
+    with _silence():
         torch._inductor.aoti_compile_and_package(
             program.exported,
             package_path=str(path),
-            inductor_configs={"aot_inductor.output_path": folder, "aot_inductor.metadata": program.description},
+            inductor_configs={"aot_inductor.metadata": program.description},
         )
 
 
