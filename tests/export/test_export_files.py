@@ -48,16 +48,12 @@ RELEASE = dataclasses.replace(
 POSE = dataclasses.replace(PAPER, action_pyramids=(), num_actions=())
 VARIANTS: dict[str, tuple[SPNetConfig, dict[str, Any]]] = {
     "paper": (PAPER, {}),
-    "paper, 3D": (dataclasses.replace(PAPER, dim=3, grid="centers"), {}),
-    "release": (dataclasses.replace(RELEASE, dim=2, num_joints=16), {}),
-    "release, 3D, decoupled": (dataclasses.replace(RELEASE, decoupled=True), {}),
-    "long clips": (RELEASE, {"clip_frames": 17}),
-    "cut": (RELEASE, {"pose_block": 0, "action_block": 0}),
-    "no actions left": (PAPER, {"action_block": None}),
-    "actions alone": (dataclasses.replace(PAPER, decoupled=True), {"pose_block": None}),
+    "paper, 3D, cut": (dataclasses.replace(PAPER, dim=3, grid="centers"), {"pose_block": 0, "action_block": 0}),
+    "release, actions alone": (dataclasses.replace(RELEASE, dim=2, num_joints=16), {"pose_block": None}),
+    "release, 3D, decoupled, long clips": (dataclasses.replace(RELEASE, decoupled=True), {"clip_frames": 17}),
     "pose network": (POSE, {}),
     "stills": (RELEASE, {"stills": True, "image_size": 48}),
-    "one clip": (PAPER, {"batch": 1}),
+    "one clip": (RELEASE, {"batch": 1}),
 }
 
 
@@ -101,7 +97,7 @@ def compare(run: Callable[[torch.Tensor], list[Any]], model: SPNet, options: dic
             torch.testing.assert_close(torch.as_tensor(found), answer, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "one clip"])
 def test_onnx(variant: str, tmp_path: Path) -> None:
     config, options = VARIANTS[variant]
     model = make(config)
@@ -120,7 +116,7 @@ def test_onnx(variant: str, tmp_path: Path) -> None:
     assert {opset.domain for opset in graph.opset_import} == {""}
 
 
-@pytest.mark.parametrize("variant", ["paper", "release, 3D, decoupled", "cut", "stills", "one clip"])
+@pytest.mark.parametrize("variant", ["paper", "release, 3D, decoupled, long clips", "one clip"])
 def test_torch_program(variant: str, tmp_path: Path) -> None:
     config, options = VARIANTS[variant]
     model = make(config)
@@ -242,9 +238,9 @@ def test_a_file_that_answers_otherwise_is_not_put_in_place(tmp_path: Path, monke
 @pytest.mark.gpu
 @pytest.mark.parametrize("format", ["onnx", "torch", "aoti"])
 def test_export_from_a_gpu(format: str, tmp_path: Path) -> None:
-    config, options = VARIANTS["release, 3D, decoupled"]
+    config, options = VARIANTS["release, 3D, decoupled, long clips"]
     model = make(config)
     path = tmp_path / f"model{FORMATS[format].suffix}"
-    done = export_network(model.cuda(), ModelMeta.default(config), path, format)
+    done = export_network(model.cuda(), ModelMeta.default(config), path, format, **options)
     run = FORMATS[format].load(path)
     compare(lambda frames: [value.cpu() for value in run(frames.cuda())], model.cpu(), options, list(done.outputs))
