@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,9 @@ def untrained(preset: str) -> SPNet:
     return model.eval()
 
 
-def export_all(preset: str, model: SPNet, folder: Path) -> dict[str, Path]:
+def export_all(preset: str, model: SPNet, formats: Sequence[str], folder: Path) -> dict[str, Path]:
     """The preset's files by format, made if they are not there."""
-    paths = {format: folder / f"{preset}-{format}{FORMATS[format].suffix}" for format in ("onnx", "aoti")}
+    paths = {format: folder / f"{preset}-{format}{FORMATS[format].suffix}" for format in formats}
     for format, path in paths.items():
         if not path.exists():
             print(f"exporting {path.name}")
@@ -61,33 +61,39 @@ def export_all(preset: str, model: SPNet, folder: Path) -> dict[str, Path]:
 def contenders(network: LastAnswers, paths: dict[str, Path], frames: Tensor) -> dict[str, Call]:
     """Functions without arguments that answer to `frames`, (1, T, 3, H, W), by name, the network itself first, as
     prediction runs it."""
-    import onnxruntime
-
     plain = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     channels_last = frames.movedim(-3, -1).contiguous().movedim(-1, -3)
+    calls: dict[str, Call] = {PLAIN: lambda: list(plain(channels_last))}
+    if "onnx" in paths:
+        calls["ONNX Runtime"] = _onnx_runtime(paths["onnx"], frames)
+    if "aoti" in paths:
+        package = torch._inductor.aoti_load_package(str(paths["aoti"]))
+        calls["AOTInductor"] = lambda: list(package(frames))
+    return calls
+
+
+def _onnx_runtime(path: Path, frames: Tensor) -> Call:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Between runs its threads would otherwise spin on the cores that the others are timed on.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(paths["onnx"], options, providers=["CPUExecutionProvider"])
-    package = torch._inductor.aoti_load_package(str(paths["aoti"]))
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     array = {"frames": frames.numpy()}
-    return {
-        PLAIN: lambda: list(plain(channels_last)),
-        "ONNX Runtime": lambda: [torch.from_numpy(value) for value in session.run(None, array)],
-        "AOTInductor": lambda: list(package(frames)),
-    }
+    return lambda: [torch.from_numpy(value) for value in session.run(None, array)]
 
 
-def measure(preset: str, folder: Path, seconds: float) -> dict[str, Any]:
+def measure(preset: str, formats: Sequence[str], folder: Path, seconds: float) -> dict[str, Any]:
     """Return what is known of each contender: its error and, where that is small enough, quantiles of the milliseconds
     for one clip and of how many times faster than the network it is in the same round."""
     model = untrained(preset)
     config = model.config
+    paths = export_all(preset, model, formats, folder)
     network = last_answers(model, -1, -1, stills=False)
     frames = torch.rand(1, config.clip_frames, 3, config.image_size, config.image_size) * 2 - 1
     with torch.inference_mode():
-        calls = contenders(network, export_all(preset, model, folder), frames)
+        calls = contenders(network, paths, frames)
         true = calls[PLAIN]()
         errors = {name: max(_error(*pair) for pair in zip(call(), true, strict=True)) for name, call in calls.items()}
         right = {name: Runnable(_timed(call)) for name, call in calls.items() if errors[name] <= TOLERANCE}
@@ -137,6 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     """Export, compare, measure, print and write; 1 if an exported network answers otherwise than it should."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export", description=__doc__.splitlines()[0])
     parser.add_argument("--preset", nargs="+", default=["small", "penn-release"], help="default: small penn-release")
+    parser.add_argument("--format", nargs="+", choices=["onnx", "aoti"], default=["onnx", "aoti"], help="default: both")
     parser.add_argument("--files", type=Path, help="folder that keeps the exported files (default: a temporary one)")
     parser.add_argument("--prepare", action="store_true", help="only export to --files, measure nothing")
     parser.add_argument("--seconds", type=float, default=30.0, help="time to spend on each preset (default: 30)")
@@ -153,9 +160,9 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() if options.files is None else nullcontext(options.files) as folder:
         for preset in options.preset:
             if options.prepare:
-                export_all(preset, untrained(preset), Path(folder))
+                export_all(preset, untrained(preset), options.format, Path(folder))
                 continue
-            result = measure(preset, Path(folder), options.seconds)
+            result = measure(preset, options.format, Path(folder), options.seconds)
             show(preset, result)
             wrong = wrong or any("median_ms" not in row for row in result["runs"].values())
             about = describe(device)
