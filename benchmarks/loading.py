@@ -33,12 +33,14 @@ import torch
 from torch.utils.data import DataLoader
 
 import pyhar
+from pyhar.data.batches import collate
 from pyhar.data.index import Index
 from pyhar.data.index_builder import IndexBuilder
 from pyhar.data.indexed import IndexedClips, IndexedPoses
 from pyhar.data.layouts import PA16
 from pyhar.files import write_text
 from pyhar.info import cpu_name
+from pyhar.memory import keep_large_blocks
 from pyhar.training.sampling import _start_worker
 
 CROP = 256
@@ -87,6 +89,7 @@ def loader_of(data: Any, batch: int, workers: int, count: int) -> DataLoader[Any
         batch,
         sampler=sampler,
         num_workers=workers,
+        collate_fn=collate,
         worker_init_fn=_start_worker,
         prefetch_factor=4,
     )
@@ -199,9 +202,9 @@ def pictures(folder: Path, workers: int, repeats: int) -> dict[str, Any]:
         found[f"{label} size"] = {"crop shows": f"{side} x {side}", "mean difference from INTER_AREA": round(error, 2)}
         found[f"{label} size"] |= compare(
             {
-                "imread": partial(in_processes, partial(decode_pictures, files, flags), workers),
-                "loader": partial(loader_speed, plain, 16, workers, 160, 1),
-                "loader, augmented": partial(loader_speed, data, 16, workers, 160, 1),
+                "imread": partial(in_processes, partial(decode_pictures, files * 8, flags), workers),
+                "loader": partial(loader_speed, plain, 16, workers, 480, 1),
+                "loader, augmented": partial(loader_speed, data, 16, workers, 480, 1),
             },
             repeats,
         )
@@ -330,6 +333,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    keep_large_blocks()  # As training does, and here for the decoders too.
     found: dict[str, Any] = {
         "device": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
