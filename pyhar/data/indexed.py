@@ -67,8 +67,8 @@ class _Indexed:
         if seed < 0:
             raise UserError(f"seed must be at least 0, not {seed}")
         self.source, self.root, self.split = index, Path(root), split
-        # A Path costs each sample more than its joints do.
-        self._folder = str(root)
+        # A Path costs each sample more than its joints do. Percent signs in a pattern are doubled.
+        self._folders = {kind: str(root).replace("%", "%%" if kind == "frames" else "%") for kind in MEDIA_KINDS}
         self.image_size, self.seed = image_size, seed
         self.sequences: Ints = index.of_split(split)
         self.augmentation = choose_augmentation(split == "train" if augment is None else augment, PAPER_AUGMENTATION)
@@ -140,9 +140,10 @@ class _Indexed:
         to_crop = crop_map(
             square_box(box, margin), rotation=crop.rotation, scale=crop.scale, shift=crop.shift, flip=crop.flip
         )
+        kind = MEDIA_KINDS[index.media_kind[sequence]]
         pictures = read_crop(
-            os.path.join(self._folder, index.media[sequence]),
-            MEDIA_KINDS[index.media_kind[sequence]],
+            os.path.join(self._folders[kind], index.media[sequence]),
+            kind,
             int(index.first_frame[sequence]) + int(index.frame_step[sequence]) * frames,
             to_crop_pixels(to_crop, size),
             size,
