@@ -45,6 +45,7 @@ from pyhar.training.sampling import _start_worker
 
 CROP = 256
 PICTURES, VIDEOS, FRAMES = 32, 4, 96
+PARTS = ("pictures", "videos", "index")
 
 
 def noise(width: int, height: int, seed: int) -> np.ndarray:
@@ -246,6 +247,7 @@ start = time.perf_counter()
 import torch
 from pathlib import Path
 from torch.utils.data import DataLoader
+from pyhar.data.batches import collate
 from pyhar.data.index import Index
 from pyhar.data.indexed import IndexedClips
 imported = time.perf_counter()
@@ -261,7 +263,9 @@ class Watched(IndexedClips):
 data = Watched(Index.load(sys.argv[1]), sys.argv[2], "train", 256, 8)
 loaded = time.perf_counter()
 order = [(int(i), 0) for i in torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:64]]
-loader = DataLoader(data, 4, sampler=order, num_workers=int(sys.argv[3]), multiprocessing_context=sys.argv[4])
+loader = DataLoader(
+    data, 4, sampler=order, num_workers=int(sys.argv[3]), collate_fn=collate, multiprocessing_context=sys.argv[4]
+)
 batches = iter(loader)
 batch = next(batches)
 first = time.perf_counter()
@@ -329,6 +333,9 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each contestant (default: %(default)s)")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="of what (default: all); the file keeps the others'"
+    )
     parser.add_argument("--clips", type=int, default=56_000, help="of the large index (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -346,13 +353,17 @@ def main() -> None:
             "av": av.__version__,
         },
         "workers": options.workers,
-        "speed": {},
     }
+    if options.json and options.json.is_file():
+        found = {**json.loads(options.json.read_text(encoding="utf-8")), **found}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found["speed"]["JPEG, 1280 x 720"] = pictures(folder, options.workers, options.repeats)
-        found["speed"]["videos"] = videos(folder, options.workers, options.repeats)
-        found["large index"] = large_index(folder, options.workers, options.clips)
+        if "pictures" in options.parts:
+            found["JPEG, 1280 x 720"] = pictures(folder, options.workers, options.repeats)
+        if "videos" in options.parts:
+            found["videos"] = videos(folder, options.workers, options.repeats)
+        if "index" in options.parts:
+            found["large index"] = large_index(folder, options.workers, options.clips)
     text = json.dumps(found, indent=1)
     print(text)
     if options.json:
