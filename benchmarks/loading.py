@@ -165,7 +165,7 @@ def decode_videos(files: list[Path], rgb: bool) -> int:
 
 
 def compare(contestants: dict[str, Callable[[], Speed]], repeats: int) -> dict[str, dict[str, float]]:
-    """Quantiles of the speed of contestants that take turns."""
+    """Quantiles of the speed of contestants that take turns, and of their share of the first one's in the same turn."""
     speeds: dict[str, list[Speed]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, run in contestants.items():
@@ -174,6 +174,8 @@ def compare(contestants: dict[str, Callable[[], Speed]], repeats: int) -> dict[s
     for name, of in speeds.items():
         rates = np.quantile([speed.rate for speed in of], (0.1, 0.5, 0.9)).round(1).tolist()
         found[name] = dict(zip(("frames/s q10", "frames/s median", "frames/s q90"), rates, strict=True))
+        shares = [one.rate / first.rate for one, first in zip(of, next(iter(speeds.values())), strict=True)]
+        found[name]["of the first"] = round(float(np.median(shares)), 2)
         found[name]["processor ms/frame"] = round(float(np.median([speed.cpu for speed in of])), 2)
     return found
 
