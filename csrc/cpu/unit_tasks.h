@@ -12,8 +12,9 @@
 namespace pyhar {
 namespace PYHAR_ISA {
 
-// Pixels whose rows of factors, beside a panel of weights, fit the second-level cache.
-constexpr std::int64_t pixels_together = 128;
+// Pixels whose rows of factors, beside a panel of weights, fit the second-level cache. The more there are, the less is
+// read twice for what a depthwise kernel reaches beyond them.
+constexpr std::int64_t pixels_together = 256;
 
 // Pixels to be worked on together such that every thread has some.
 PYHAR_INLINE std::int64_t pixels_of_a_task(std::int64_t pixels, int threads) {
