@@ -2,8 +2,8 @@
 
 A new frame of a stream, 640 x 480, from picture to answer, cropping included, by networks with random weights: its pose
 alone; pose and action with every frame, and with every second; and, in place of streaming, the clip that the frame
-ends computed anew. All take turns. `over_pose` is the median, over the rounds, of the time over that of the pose alone in the
-same round, with quartiles. The answers are compared with the clips' before anything is timed.
+ends computed anew. All take turns. `over_pose` is the median, over the rounds, of the time over that of the pose alone
+in the same round, with quartiles. The answers are compared with the clips' before anything is timed.
 """
 
 from __future__ import annotations
