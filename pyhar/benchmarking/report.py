@@ -65,6 +65,8 @@ def show(case: Case, rows: Sequence[Row]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
     title = (
         f"{case.network}, {case.pyramids} pyramids, {case.dtype}, {case.input} of {rows[0].frames} frames, "
         f"{case.gigaoperations:.2f} GFLOP"
