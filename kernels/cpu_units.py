@@ -1,7 +1,8 @@
 """The convolution units on the CPU: packed weights, tensors as addresses. All the work is done by csrc/cpu/units.h.
 
 The functions take checked arguments (`pyhar.ops.units`) that `units_why_not` has let pass, and write into `out`, dense
-in channels_last order. Maps in another order are copied.
+in channels_last order. Maps in another order are copied. float16, and bfloat16 where the instruction set does not
+multiply it, are computed in float32.
 
 A weight is packed at its first use and kept as long as the weight lives: a change in place is seen (by the tensor's
 version), one through `.data` is not. A weight that counts no versions, made under `torch.inference_mode`, is packed at
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pyhar.kernels import native
 from pyhar.kernels.cpu_entry import entry
 
 Skips = tuple[Tensor, ...]
+_Packing = Callable[[Tensor, int], Tensor]
+
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # The points +-p, +-q of csrc/cpu/unit_winograd.h, and its matrix G: what a kernel's three numbers become.
 _P, _Q = 0.75, 1.5
@@ -45,14 +48,9 @@ def units_why_not(x: Tensor, weights: tuple[Tensor, ...], skips: Skips) -> str |
             return f"a tensor is on {tensor.device}, not on the CPU"
         if tensor.layout is not torch.strided:
             return f"a tensor has layout {tensor.layout}"
-    if x.dtype == torch.float32:
-        return None
-    if x.dtype != torch.bfloat16:
-        return f"maps have type {x.dtype}, not float32 or bfloat16"
-    module = native.load()
-    if module is None or module.cpu_has_bfloat16_units():
-        return None
-    return f"the instruction set {module.cpu_isa()} multiplies no bfloat16"
+    if x.dtype not in _TYPES:
+        return f"maps have type {x.dtype}, not float32, bfloat16 or float16"
+    return None
 
 
 def separable_unit(
@@ -72,9 +70,9 @@ def separable_unit(
     call(
         "cpu_separable_unit",
         depthwise.shape[-1],
-        _packed(depthwise, _channels),
-        _packed(pointwise, _matrix),
-        _packed(shortcut, _matrix),
+        call.packed(depthwise, _channels),
+        call.packed(pointwise, _matrix),
+        call.packed(shortcut, _matrix),
     )
 
 
@@ -97,11 +95,11 @@ def bottleneck_unit(
     call(
         "cpu_bottleneck_unit",
         reduce.shape[0],
-        _packed(reduce, _matrix),
-        _packed(bias, _vector),
+        call.packed(reduce, _matrix),
+        call.packed(bias, _vector),
         kernel,
-        _packed(expand, _winograd if kernel == 3 else _gathered),
-        _packed(shortcut, _matrix),
+        call.packed(expand, _winograd if kernel == 3 else _gathered),
+        call.packed(shortcut, _matrix),
     )
 
 
@@ -111,29 +109,40 @@ def pointwise_unit(
     """Write the pointwise unit's output."""
     if out.numel() == 0:
         return
-    _Call(x, scale, shift, skips, out)("cpu_pointwise_unit", _packed(weight, _matrix))
+    call = _Call(x, scale, shift, skips, out)
+    call("cpu_pointwise_unit", call.packed(weight, _matrix))
 
 
 class _Call:
-    """A call of the native module: what all units share. Holds the copies it makes until it ends."""
+    """A call of the native module: what all units share. Holds the copies it makes until it ends.
+
+    What the instruction set does not multiply in its own type is `widened`: computed in float32, rounded at the end.
+    """
 
     def __init__(self, x: Tensor, scale: Tensor | None, shift: Tensor | None, skips: Skips, out: Tensor) -> None:
         (n, c, rows, columns), outputs = x.shape, out.shape[1]
-        self.bfloat16 = x.dtype == torch.bfloat16
+        self.bfloat16 = x.dtype == torch.bfloat16 and entry("cpu_has_bfloat16_units")()
+        self.widened = x.dtype != torch.float32 and not self.bfloat16
         self.size = (n, c, outputs, rows, columns)
-        self.inputs = (_dense(x), _contiguous(scale), _contiguous(shift))
-        self.skips = [_dense(skip) for skip in skips]
+        self.inputs = (self._dense(x), _contiguous(scale), _contiguous(shift))
+        self.skips = [self._dense(skip) for skip in skips]
         self.out = out
+
+    def packed(self, weight: Tensor | None, packing: _Packing) -> Tensor | None:
+        """Return `weight` as the kernels take it."""
+        return None if weight is None else _packed(weight, packing, self.widened)
 
     def __call__(self, function: str, *unit: Tensor | int | None) -> None:
         skips = [skip.data_ptr() for skip in self.skips] + [0] * (2 - len(self.skips))
         values = [_address(value) if not isinstance(value, int) else value for value in unit]
         addresses = [_address(tensor) for tensor in self.inputs]
-        entry(function)(self.bfloat16, self.size, *addresses, *values, skips, self.out.data_ptr())
+        out = torch.empty_like(self.out, dtype=torch.float32) if self.widened else self.out
+        entry(function)(self.bfloat16, self.size, *addresses, *values, skips, out.data_ptr())
+        if self.widened:
+            self.out.copy_(out)
 
-
-def _dense(maps: Tensor) -> Tensor:
-    return maps.contiguous(memory_format=torch.channels_last)
+    def _dense(self, maps: Tensor) -> Tensor:
+        return (maps.float() if self.widened else maps).contiguous(memory_format=torch.channels_last)
 
 
 def _contiguous(vector: Tensor | None) -> Tensor | None:
@@ -146,22 +155,24 @@ def _address(tensor: Tensor | None) -> int:
 
 # --- packed weights
 
-_Packing = Callable[[Tensor, int], Tensor]
-_kept: Any = WeakIdKeyDictionary()  # weight -> (packing, lanes) -> (version, address, packed)
+_kept: Any = WeakIdKeyDictionary()  # weight -> (packing, lanes, widened) -> ((version, address), packed)
 
 
-def _packed(weight: Tensor | None, packing: _Packing) -> Tensor | None:
+def _packed(weight: Tensor, packing: _Packing, widened: bool) -> Tensor:
     """Return `weight` as the kernels take it, packed now or before."""
-    if weight is None:
-        return None
     lanes = entry("cpu_lanes")()
+
+    def pack() -> Tensor:
+        plain = weight.detach()
+        return packing(plain.float() if widened else plain, lanes)
+
     if weight.is_inference():
-        return packing(weight.detach(), lanes)
-    state = (weight._version, weight.data_ptr())
+        return pack()
+    key, state = (packing, lanes, widened), (weight._version, weight.data_ptr())
     packings = _kept.setdefault(weight, {})
-    found = packings.get((packing, lanes))
+    found = packings.get(key)
     if found is None or found[0] != state:
-        packings[packing, lanes] = found = (state, packing(weight.detach(), lanes))
+        packings[key] = found = (state, pack())
     packed: Tensor = found[1]
     return packed
 
