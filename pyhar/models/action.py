@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyhar.models.blocks import ResidualUnit, batch_norm, conv, max_min_pool, max_pool
 from pyhar.models.config import SPNetConfig
+
+
+class ActionInput(NamedTuple):
+    """What an action block reads of each frame; (...) is N for frames, (B, T) for clips."""
+
+    coordinates: Tensor
+    """(..., J, dim), float32, normalised crop coordinates."""
+    confidence: Tensor
+    """(..., J), float32."""
+    appearance: Tensor
+    """(..., J, C): the features under each joint's map."""
 
 
 class ActionPart(nn.Module):
@@ -36,17 +49,15 @@ class ActionPart(nn.Module):
         self.heat: nn.Conv2d | None = None
         self.depth: nn.Conv2d | None = None
 
-    def forward(
-        self, pose: Tensor, confidence: Tensor, appearance: Tensor, carried: Tensor | None
-    ) -> tuple[Tensor | None, list[Tensor]]:
-        """pose (B, T, J, dim), confidence (B, T, J), appearance (B, T, J, C), carried (B, N, T', J') or None.
+    def forward(self, clips: ActionInput, carried: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
+        """clips: (B, T, ...); carried (B, N, T', J') or None.
 
         Returns the features to carry on, (B, N, T', J') or None if nothing reads them, and the logits (B, classes) per
         data set.
         """
-        p = (pose * confidence.unsqueeze(-1)).permute(0, 3, 1, 2)
+        p = (clips.coordinates * clips.confidence.unsqueeze(-1)).permute(0, 3, 1, 2)
         p = self.pose_unit(torch.cat([layer(p) for layer in self.pose_convs], dim=1))
-        v = self.appearance_conv(appearance.permute(0, 3, 1, 2))
+        v = self.appearance_conv(clips.appearance.permute(0, 3, 1, 2))
         streams = [_shrink(p), _shrink(v)]
         u = self.fusion(torch.cat(streams if carried is None else [*streams, carried], dim=1))
         c1 = self.conv1(F.relu(self.norm1(u)))
