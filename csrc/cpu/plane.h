@@ -9,31 +9,40 @@
 namespace pyhar {
 namespace PYHAR_ISA {
 
-// The coordinates of every pixel, and 0 in the lanes after the last.
+// The coordinates of a plane's pixels. Where a row is made of whole vectors, `row` is its length, x has one row and y a
+// number for each row: little enough to stay in the first-level cache beside the plane. Elsewhere `row` is 0, and both
+// have a number for each pixel, and 0 in the lanes after the last.
 template <class T>
 struct Grid {
     const T *x, *y;
+    std::int64_t row;
 };
 
 template <class T>
 Grid<T> make_grid(const double* grid, std::int64_t rows, std::int64_t columns, T* memory) {
     T* x = memory;
     T* y = memory + round_up<T>(rows * columns);
+    const bool whole = columns % lanes<T> == 0;
     for (std::int64_t i = 0; i < columns; ++i)
         x[i] = static_cast<T>(i) / static_cast<T>(grid[0]) + static_cast<T>(grid[1]);
     for (std::int64_t k = 0; k < rows; ++k) {
         const T value = static_cast<T>(k) / static_cast<T>(grid[2]) + static_cast<T>(grid[3]);
+        if (whole) {
+            y[k] = value;
+            continue;
+        }
         for (std::int64_t i = 0; i < columns; ++i) {
             x[k * columns + i] = x[i];
             y[k * columns + i] = value;
         }
     }
+    if (whole) return {x, y, columns};
     for (std::int64_t i = rows * columns; i < round_up<T>(rows * columns); ++i) x[i] = y[i] = T(0);
-    return {x, y};
+    return {x, y, 0};
 }
 
-// Sums over a plane are taken in stretches of so many pixels, so that rounding errors stay small on large planes.
-constexpr std::int64_t stretch = 2048;
+// Sums over a plane are taken in stretches of about so many pixels, so that rounding errors stay small on large planes.
+constexpr std::int64_t stretch_length = 2048;
 
 // body(first pixel, pixels in the vector) over [begin, end) a vector at a time.
 template <class T, class Body>
@@ -41,6 +50,34 @@ PYHAR_INLINE void each_vector(std::int64_t begin, std::int64_t end, const Body& 
     std::int64_t i = begin;
     for (; i + lanes<T> <= end; i += lanes<T>) body(i, lanes<T>);
     if (i < end) body(i, end - i);
+}
+
+// body(first pixel, end) for the stretches of a plane, which are whole rows where the grid has one row.
+template <class T, class Body>
+PYHAR_INLINE void each_stretch(std::int64_t pixels, const Grid<T>& grid, const Body& body) {
+    const std::int64_t rows = grid.row > 0 ? stretch_length / grid.row : 0;
+    const std::int64_t length = grid.row == 0 ? stretch_length : (rows > 0 ? rows : 1) * grid.row;
+    for (std::int64_t i = 0; i < pixels; i += length) body(i, i + length < pixels ? i + length : pixels);
+}
+
+// body(first pixel, pixels in the vector, their x, their y) over a stretch; no coordinates are read without `wanted`.
+template <class T, bool wanted, class Body>
+PYHAR_INLINE void each_vector_of(const Grid<T>& grid, std::int64_t begin, std::int64_t end, const Body& body) {
+    if constexpr (!wanted) {
+        each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n)
+                                       PYHAR_LAMBDA_INLINE { body(i, n, Vec<T>{}, Vec<T>{}); });
+    } else if (grid.row > 0) {
+        const T* y = grid.y + begin / grid.row;
+        for (std::int64_t first = begin; first < end; first += grid.row, ++y) {
+            const Vec<T> down = splat<T>(*y);
+            for (std::int64_t i = 0; i < grid.row; i += lanes<T>) {
+                body(first + i, lanes<T>, load<T>(grid.x + i), down);
+            }
+        }
+    } else {
+        each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n)
+                                       PYHAR_LAMBDA_INLINE { body(i, n, load<T>(grid.x + i), load<T>(grid.y + i)); });
+    }
 }
 
 // `fill` stands in for the pixels after the last.
@@ -126,29 +163,31 @@ struct Moments {
     T e, x, y, z;
 };
 
+// `e_out`, if not null, receives e, and with `padded` 0 in the lanes after the last pixel.
 template <class T, bool softmax, bool coordinates, bool deep>
-Moments<T> moments(const T* logits, const T* depth, std::int64_t pixels, T beta, T m, Grid<T> grid, T* e_out) {
+Moments<T> moments(const T* logits, const T* depth, std::int64_t pixels, T beta, T m, Grid<T> grid, T* e_out,
+                   bool padded) {
     const Exponentials<T> exponentials(beta, m);
     Moments<T> total{};
-    for (std::int64_t begin = 0; begin < pixels; begin += stretch) {
-        const std::int64_t end = begin + stretch < pixels ? begin + stretch : pixels;
+    each_stretch<T>(pixels, grid, [&](std::int64_t begin, std::int64_t end) {
         Vec<T> sum{}, x{}, y{}, z{};
-        each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n) {
+        each_vector_of<T, coordinates>(grid, begin, end, [&](std::int64_t i, std::int64_t n, Vec<T> gx, Vec<T> gy)
+                                                             PYHAR_LAMBDA_INLINE {
             Vec<T> e = load_some<T>(logits + i, n, softmax ? -infinity<T> : T(0));
             if constexpr (softmax) e = exponentials(e);
             sum += e;
             if constexpr (coordinates) {
-                x += e * load<T>(grid.x + i);
-                y += e * load<T>(grid.y + i);
+                x += e * gx;
+                y += e * gy;
             }
             if constexpr (deep) z += e * sigmoid<T>(load_some<T>(depth + i, n, T(0))).value;
-            if (e_out != nullptr) store<T>(e_out + i, e);
+            if (e_out != nullptr) store_some<T>(e_out + i, e, padded ? lanes<T> : n);
         });
         total.e += sum_lanes<T>(sum);
         total.x += sum_lanes<T>(x);
         total.y += sum_lanes<T>(y);
         total.z += sum_lanes<T>(z);
-    }
+    });
     return total;
 }
 
@@ -256,44 +295,64 @@ struct PlaneGradient {
     T beta, m, r;     // r = 1 without softmax
     T g_x, g_y, g_z, g_confidence;
     bool confident;  // a gradient comes through the confidence
-    // Working memory, plane_memory(pixels) numbers each; e is 0 in the lanes after the last pixel:
-    T *e, *s, *h;  // h only where window
+    // Working memory. e is plane_memory(pixels) numbers where window, else as many as there are pixels, and may be the
+    // memory of d_logits where d_beta is null; s is plane_memory(pixels) numbers where window or depth, elsewhere it is
+    // read where s_given; h is plane_memory(pixels) numbers where window:
+    T *e, *s, *h;
     // Out, null where not wanted; d_logits may lie over logits and d_depth over depth:
     T *d_logits, *d_depth, *d_beta;
 };
 
-template <class T, bool compute_e, bool s_given, bool deep>
-void gather_terms(const PlaneGradient<T>& g, T& dot, T& ties, T peak) {
+// The terms of s that are not those of the confidence nor of the depth.
+template <class T>
+struct Terms {
+    const T* given;
+    Vec<T> g_x, g_y;
+
+    explicit Terms(const PlaneGradient<T>& g)
+        : given(g.s), g_x(splat<T>(g.g_x)), g_y(splat<T>(g.g_y)) {}
+
+    template <bool s_given, bool coordinates>
+    PYHAR_INLINE Vec<T> at(std::int64_t i, std::int64_t n, Vec<T> x, Vec<T> y) const {
+        Vec<T> s{};
+        if constexpr (coordinates) s = g_x * x + g_y * y;
+        if constexpr (s_given) s += load_some<T>(given + i, n, T(0));
+        return s;
+    }
+};
+
+// Sums e*s, and counts the pixels whose e is `peak`; stores e where it is computed, and s where `keep`.
+template <class T, bool compute_e, bool s_given, bool coordinates, bool deep>
+void gather_terms(const PlaneGradient<T>& g, T& dot, T& ties, T peak, bool keep) {
     const std::int64_t pixels = g.rows * g.columns;
     const Exponentials<T> exponentials(g.beta, g.m);
-    const Vec<T> g_x = splat<T>(g.g_x), g_y = splat<T>(g.g_y), g_z = splat<T>(g.g_z), scaled = splat<T>(g.g_z * g.r);
-    const Vec<T> top = splat<T>(peak);
+    const Terms<T> terms(g);
+    const Vec<T> g_z = splat<T>(g.g_z), scaled = splat<T>(g.g_z * g.r), top = splat<T>(peak);
     dot = ties = T(0);
-    for (std::int64_t begin = 0; begin < pixels; begin += stretch) {
-        const std::int64_t end = begin + stretch < pixels ? begin + stretch : pixels;
+    each_stretch<T>(pixels, g.grid, [&](std::int64_t begin, std::int64_t end) {
         Vec<T> sum{}, count{};
-        each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n) {
+        each_vector_of<T, coordinates>(g.grid, begin, end, [&](std::int64_t i, std::int64_t n, Vec<T> x, Vec<T> y)
+                                                               PYHAR_LAMBDA_INLINE {
             Vec<T> e;
             if constexpr (compute_e) {
                 e = exponentials(load_some<T>(g.logits + i, n, -infinity<T>));
-                store<T>(g.e + i, e);
+                store_some<T>(g.e + i, e, g.window ? lanes<T> : n);
             } else {
                 e = load_some<T>(g.e + i, n, T(0));
             }
-            Vec<T> s = g_x * load<T>(g.grid.x + i) + g_y * load<T>(g.grid.y + i);
-            if constexpr (s_given) s += load_some<T>(g.s + i, n, T(0));
+            Vec<T> s = terms.template at<s_given, coordinates>(i, n, x, y);
             if constexpr (deep) {
                 const Sigmoid<T> d = sigmoid<T>(load_some<T>(g.depth + i, n, T(0)));
                 s += g_z * d.value;
                 if (g.d_depth != nullptr) store_some<T>(g.d_depth + i, scaled * e * d.slope, n);
             }
-            store<T>(g.s + i, s);
+            if (keep) store<T>(g.s + i, s);
             sum += e * s;
             count += e == top ? splat<T>(1) : Vec<T>{};
         });
         dot += sum_lanes<T>(sum);
         ties += sum_lanes<T>(count);
-    }
+    });
 }
 
 // Pixels whose value is `peak`.
@@ -306,24 +365,34 @@ T count_equal(const T* values, std::int64_t pixels, T peak) {
     return sum_lanes<T>(count);
 }
 
+// body(a, b) with two conditions as types.
+template <class Body>
+PYHAR_INLINE void choose(bool a, bool b, const Body& body) {
+    if (a) {
+        b ? body(std::true_type{}, std::true_type{}) : body(std::true_type{}, std::false_type{});
+    } else {
+        b ? body(std::false_type{}, std::true_type{}) : body(std::false_type{}, std::false_type{});
+    }
+}
+
 template <class T>
 void plane_backward(const PlaneGradient<T>& g) {
     const std::int64_t pixels = g.rows * g.columns;
     const bool peaked = g.confident && !g.window;
+    // What is cheaper to compute again than to keep, is not kept.
+    const bool keep = g.depth != nullptr || (g.confident && g.window);
+    const bool coordinates = g.g_x != T(0) || g.g_y != T(0);
     // With softmax the largest e is exp(0).
     const T peak = !peaked ? T(0) : g.softmax ? T(1) : largest<T>(g.e, pixels);
-    T dot, ties;
-    const auto gather = [&](auto compute_e, auto s_given) {
-        if (g.depth != nullptr) {
-            gather_terms<T, decltype(compute_e)::value, decltype(s_given)::value, true>(g, dot, ties, peak);
-        } else {
-            gather_terms<T, decltype(compute_e)::value, decltype(s_given)::value, false>(g, dot, ties, peak);
-        }
-    };
-    if (g.e_given) {
-        g.s_given ? gather(std::false_type{}, std::true_type{}) : gather(std::false_type{}, std::false_type{});
-    } else {
-        g.s_given ? gather(std::true_type{}, std::true_type{}) : gather(std::true_type{}, std::false_type{});
+    T dot = T(0), ties = T(0);
+    const bool linear = !g.softmax && !g.confident && g.depth == nullptr;  // then the gradient is s, whatever the map
+    if (!linear) {
+        choose(!g.e_given, g.s_given, [&](auto compute_e, auto s_given) {
+            choose(coordinates, g.depth != nullptr, [&](auto with_coordinates, auto deep) {
+                gather_terms<T, decltype(compute_e)::value, decltype(s_given)::value, decltype(with_coordinates)::value,
+                             decltype(deep)::value>(g, dot, ties, peak, keep);
+            });
+        });
     }
     if (peaked && !g.softmax) ties = count_equal<T>(g.e, pixels, peak);
     dot *= g.r;  // sum of h*s
@@ -344,26 +413,30 @@ void plane_backward(const PlaneGradient<T>& g) {
     const Vec<T> top = splat<T>(peak);
     const Exponentials<T> exponentials(g.beta, g.m);
     T d_beta = T(0);
-    for (std::int64_t begin = 0; begin < pixels; begin += stretch) {
-        const std::int64_t end = begin + stretch < pixels ? begin + stretch : pixels;
-        Vec<T> sum{};
-        each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n) {
-            const Vec<T> e = load<T>(g.e + i);
-            Vec<T> s = load<T>(g.s + i);
-            if (peaked) s += e == top ? extra : Vec<T>{};
-            if (g.softmax) {
-                const Vec<T> q = e * r * (s - mean);
-                if (g.d_beta != nullptr) {
-                    const Vec<T> t = exponentials.below(load_some<T>(g.logits + i, n, T(0)));
-                    sum += e == Vec<T>{} ? Vec<T>{} : t * q;  // a pixel without weight may be masked: t infinite
+    const Terms<T> terms(g);
+    choose(keep || g.s_given, coordinates && !keep, [&](auto s_given, auto with_coordinates) {
+        constexpr bool given = decltype(s_given)::value, placed = decltype(with_coordinates)::value;
+        each_stretch<T>(pixels, g.grid, [&](std::int64_t begin, std::int64_t end) {
+            Vec<T> sum{};
+            each_vector_of<T, placed>(g.grid, begin, end, [&](std::int64_t i, std::int64_t n, Vec<T> x, Vec<T> y)
+                                                              PYHAR_LAMBDA_INLINE {
+                const Vec<T> e = load_some<T>(g.e + i, n, T(0));
+                Vec<T> s = terms.template at<given, placed>(i, n, x, y);
+                if (peaked) s += e == top ? extra : Vec<T>{};
+                if (g.softmax) {
+                    const Vec<T> q = e * r * (s - mean);
+                    if (g.d_beta != nullptr) {
+                        const Vec<T> t = exponentials.below(load_some<T>(g.logits + i, n, T(0)));
+                        sum += e == Vec<T>{} ? Vec<T>{} : t * q;  // a pixel without weight may be masked: t infinite
+                    }
+                    if (g.d_logits != nullptr) store_some<T>(g.d_logits + i, beta * q, n);
+                } else if (g.d_logits != nullptr) {
+                    store_some<T>(g.d_logits + i, s, n);
                 }
-                if (g.d_logits != nullptr) store_some<T>(g.d_logits + i, beta * q, n);
-            } else if (g.d_logits != nullptr) {
-                store_some<T>(g.d_logits + i, s, n);
-            }
+            });
+            d_beta += sum_lanes<T>(sum);
         });
-        d_beta += sum_lanes<T>(sum);
-    }
+    });
     if (g.d_beta != nullptr) *g.d_beta = d_beta;
 }
 

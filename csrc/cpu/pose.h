@@ -65,7 +65,7 @@ private:
     const Problem& problem_;
     const Sizes size_;
     bool coordinates_;
-    Grid<T> grid_{nullptr, nullptr};
+    Grid<T> grid_{nullptr, nullptr, 0};
 };
 
 // Runs body(batch, first joint, joints) for all planes, `together` at a time.
@@ -108,18 +108,22 @@ void planes_forward(const Pose<T>& pose, const ForwardOutputs& out, std::int64_t
     const Block<const T> h = logits.read(j, count, 0, pixels, memory, step);
     Block<const T> d{nullptr, 0};
     if (deep) d = depth.read(j, count, 0, pixels, depth.planar() ? nullptr : scratch<T>(count * step), step);
-    T* e_own = e_out == nullptr && (windowed || probs) ? scratch<T>(count * step) : nullptr;
+    const bool e_in_place = e_out == nullptr && in_place && !windowed;
+    T* e_own = e_out == nullptr && (windowed || probs) && !e_in_place ? scratch<T>(count * step) : nullptr;
     T* window_memory = windowed ? scratch<T>(step) : nullptr;
     for (std::int64_t k = 0; k < count; ++k) {
         const std::int64_t plane = b * pose.size().joints + j + k;
         const T* row = h.rows + k * h.step;
-        T* e = e_out != nullptr ? e_out + k * e_step : e_own != nullptr ? e_own + k * step : nullptr;
+        T* e = e_out != nullptr   ? e_out + k * e_step
+               : e_own != nullptr ? e_own + k * step
+               : e_in_place       ? probs.channel_rows().rows + (j + k) * probs.channel_rows().step
+                                  : nullptr;
         const T beta = pose.beta(b, j + k);
         const T m = pose.softmax() ? peak_logit<T>(row, pixels, beta) : T(0);
         const auto sums = [&](auto softmax, auto coordinates) {
             constexpr bool s = decltype(softmax)::value, c = decltype(coordinates)::value;
-            return deep ? moments<T, s, c, true>(row, d.rows + k * d.step, pixels, beta, m, pose.grid(), e)
-                        : moments<T, s, c, false>(row, nullptr, pixels, beta, m, pose.grid(), e);
+            return deep ? moments<T, s, c, true>(row, d.rows + k * d.step, pixels, beta, m, pose.grid(), e, !e_in_place)
+                        : moments<T, s, c, false>(row, nullptr, pixels, beta, m, pose.grid(), e, !e_in_place);
         };
         const std::true_type yes{};
         const std::false_type no{};
@@ -140,8 +144,9 @@ void planes_forward(const Pose<T>& pose, const ForwardOutputs& out, std::int64_t
                     : in_place ? probs.channel_rows().rows + (j + k) * probs.channel_rows().step
                                : e;
             const Vec<T> scale = splat<T>(r);
-            each_vector<T>(0, pixels,
-                           [&](std::int64_t i, std::int64_t n) { store_some<T>(to + i, load<T>(e + i) * scale, n); });
+            each_vector<T>(0, pixels, [&](std::int64_t i, std::int64_t n) {
+                store_some<T>(to + i, load_some<T>(e + i, n, T(0)) * scale, n);
+            });
         }
         if (out.confidence != nullptr) {
             T peak;
@@ -186,13 +191,17 @@ void planes_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, 
     };
     const Block<T> to_logits = output(d_logits, h_own), to_depth = output(d_depth, d_own);
     Block<T> upstream{s, given_step};
-    if (g_probs) {
-        upstream = {own(count), step};
-        g_probs.load(j, count, 0, pixels, upstream.rows, step);
+    if (g_probs) {  // read in place where it can be: nothing is added to it
+        const Block<const T> given = g_probs.read(j, count, 0, pixels, g_probs.planar() ? nullptr : own(count), step);
+        upstream = {const_cast<T*>(given.rows), given.step};
     }
-    T* e_own = e == nullptr ? own(1) : nullptr;
-    T* s_own = upstream.rows == nullptr ? own(1) : nullptr;
-    T* window_memory = out.g_confidence != nullptr && problem.window ? own(1) : nullptr;
+    const bool windowed = out.g_confidence != nullptr && problem.window;
+    // The exponentials go where the gradient will be, unless more memory or the logits themselves are needed afterwards.
+    const bool e_in_gradient = e == nullptr && !windowed && pose.softmax() && d_logits && out.beta == nullptr;
+    const bool e_is_map = e == nullptr && !windowed && !pose.softmax();
+    T* e_own = e == nullptr && !e_in_gradient && !e_is_map ? own(1) : nullptr;
+    T* s_own = upstream.rows == nullptr && (deep || windowed) ? own(1) : nullptr;
+    T* window_memory = windowed ? own(1) : nullptr;
     for (std::int64_t k = 0; k < count; ++k) {
         const std::int64_t plane = b * pose.size().joints + j + k;
         const auto value = [&](void* values, std::int64_t i) {
@@ -200,7 +209,8 @@ void planes_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, 
         };
         PlaneGradient<T> g{};
         g.rows = pose.size().rows, g.columns = pose.size().columns;
-        g.softmax = pose.softmax(), g.window = problem.window;
+        g.softmax = pose.softmax();
+        g.window = windowed;
         g.grid = pose.grid();
         g.logits = h.rows == nullptr ? nullptr : h.rows + k * h.step;
         g.depth = deep ? d.rows + k * d.step : nullptr;
@@ -212,13 +222,16 @@ void planes_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, 
         g.g_z = value(out.g_z, plane), g.g_confidence = value(out.g_confidence, plane);
         g.confident = out.g_confidence != nullptr;
         g.e_given = e != nullptr || !g.softmax;
-        g.e = e != nullptr ? e + k * given_step : e_own;
-        if (e == nullptr && !g.softmax) {
+        g.d_logits = to_logits.rows == nullptr ? nullptr : to_logits.rows + k * to_logits.step;
+        g.e = e != nullptr      ? e + k * given_step
+              : e_in_gradient ? g.d_logits
+              : e_is_map      ? const_cast<T*>(g.logits)
+                              : e_own;
+        if (e == nullptr && !g.softmax && !e_is_map) {
             exponentials_of_plane<T>(g.logits, pixels, false, g.beta, g.m, g.e);
         }
         g.s = upstream.rows != nullptr ? upstream.rows + k * upstream.step : s_own;
         g.h = window_memory;
-        g.d_logits = to_logits.rows == nullptr ? nullptr : to_logits.rows + k * to_logits.step;
         g.d_depth = to_depth.rows == nullptr ? nullptr : to_depth.rows + k * to_depth.step;
         g.d_beta = out.beta == nullptr ? nullptr : static_cast<T*>(out.beta) + plane;
         if (g.d_depth != nullptr && !deep) {
