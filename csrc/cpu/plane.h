@@ -295,9 +295,9 @@ struct PlaneGradient {
     T beta, m, r;     // r = 1 without softmax
     T g_x, g_y, g_z, g_confidence;
     bool confident;  // a gradient comes through the confidence
-    // Working memory. e is plane_memory(pixels) numbers where window, else as many as there are pixels, and may be the
-    // memory of d_logits where d_beta is null; s is plane_memory(pixels) numbers where window or depth, elsewhere it is
-    // read where s_given; h is plane_memory(pixels) numbers where window:
+    // Working memory, plane_memory(pixels) numbers each, save that e may be the map itself where it is given and not
+    // window. s is there where window, depth or s_given; where it is given and neither of the others, it is only read.
+    // h is there where window:
     T *e, *s, *h;
     // Out, null where not wanted; d_logits may lie over logits and d_depth over depth:
     T *d_logits, *d_depth, *d_beta;
@@ -336,7 +336,7 @@ void gather_terms(const PlaneGradient<T>& g, T& dot, T& ties, T peak, bool keep)
             Vec<T> e;
             if constexpr (compute_e) {
                 e = exponentials(load_some<T>(g.logits + i, n, -infinity<T>));
-                store_some<T>(g.e + i, e, g.window ? lanes<T> : n);
+                store<T>(g.e + i, e);
             } else {
                 e = load_some<T>(g.e + i, n, T(0));
             }

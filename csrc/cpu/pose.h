@@ -196,10 +196,8 @@ void planes_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, 
         upstream = {const_cast<T*>(given.rows), given.step};
     }
     const bool windowed = out.g_confidence != nullptr && problem.window;
-    // The exponentials go where the gradient will be, unless more memory or the logits themselves are needed afterwards.
-    const bool e_in_gradient = e == nullptr && !windowed && pose.softmax() && d_logits && out.beta == nullptr;
     const bool e_is_map = e == nullptr && !windowed && !pose.softmax();
-    T* e_own = e == nullptr && !e_in_gradient && !e_is_map ? own(1) : nullptr;
+    T* e_own = e == nullptr && !e_is_map ? own(1) : nullptr;
     T* s_own = upstream.rows == nullptr && (deep || windowed) ? own(1) : nullptr;
     T* window_memory = windowed ? own(1) : nullptr;
     for (std::int64_t k = 0; k < count; ++k) {
@@ -223,10 +221,7 @@ void planes_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, 
         g.confident = out.g_confidence != nullptr;
         g.e_given = e != nullptr || !g.softmax;
         g.d_logits = to_logits.rows == nullptr ? nullptr : to_logits.rows + k * to_logits.step;
-        g.e = e != nullptr      ? e + k * given_step
-              : e_in_gradient ? g.d_logits
-              : e_is_map      ? const_cast<T*>(g.logits)
-                              : e_own;
+        g.e = e != nullptr ? e + k * given_step : e_is_map ? const_cast<T*>(g.logits) : e_own;
         if (e == nullptr && !g.softmax && !e_is_map) {
             exponentials_of_plane<T>(g.logits, pixels, false, g.beta, g.m, g.e);
         }

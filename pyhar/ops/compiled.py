@@ -219,7 +219,7 @@ _INPUTS = 4  # tensors that begin _Maps
 _OPTIONS = len(_Maps._fields) - _INPUTS
 
 
-def _decode(backend: str) -> Callable[..., tuple[Tensor | None, ...]]:
+def _decode(backend: str) -> Callable[..., tuple[Any, ...]]:
     def allocate(*args: Any) -> tuple[Tensor | None, ...]:
         logits, features, depth_logits, _, _, grid, confidence, normalised = args
         dtype = computing_type(logits, features, depth_logits)
