@@ -1,0 +1,208 @@
+"""The network's convolution units in inference form: batch norm as scale and shift, everything up to the sums in one.
+
+a = relu(scale * x + shift) is the unit's prologue (a = x without scale and shift), `skips` are up to two maps that are
+added to its output (the input itself, a lateral connection). No operator has a bias beyond what is named; every
+convolution is padded "same" with an odd kernel.
+
+- `separable_unit`: y = pointwise(depthwise(a)) [+ shortcut(a)] + skips
+- `bottleneck_unit`: y = expand(relu(reduce(a) + bias)) [+ shortcut(a)] + skips; the middle norm is folded into `reduce`
+- `pointwise_unit`: y = weight(a) + skips
+
+Maps are (N, C, Y, X), float16, bfloat16 or float32 (float64 too where plain PyTorch serves), N may be 0; weights have
+the shape and layout of `torch.nn.Conv2d`'s and the type of the maps; scale, shift and bias are float32 (C,) tensors
+(float64 for float64 maps). Sums are taken in float32; what a kernel keeps between the steps may be rounded to the type
+of the maps. Compiled backends want channels_last maps and give channels_last out. They have no derivatives: where a
+gradient is wanted plain PyTorch serves.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyhar.ops.dispatch import register, run
+from pyhar.ops.validation import check_maps
+
+Skips = tuple[Tensor, ...]
+
+
+def separable_unit(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    *,
+    shortcut: Tensor | None = None,
+    skips: Skips = (),
+    backend: str | None = None,
+) -> Tensor:
+    """Return pointwise(depthwise(a)) [+ shortcut(a)] + skips, a = relu(scale * x + shift).
+
+    Args:
+        x: maps (N, C, Y, X).
+        scale, shift: (C,), or both None for a = x.
+        depthwise: (C, 1, k, k), k odd.
+        pointwise, shortcut: (O, C, 1, 1); shortcut None leaves it out.
+        skips: up to two maps (N, O, Y, X).
+        backend: name of the backend that must serve the call; None takes the fastest that can.
+
+    Returns:
+        Maps (N, O, Y, X) in the type of `x`.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or device.
+        UserError: the backend asked for cannot serve the call.
+    """
+    channels, kernel = _check_prologue(x, scale, shift), depthwise.shape[-1]
+    _check_weight("depthwise", depthwise, x, (channels, 1, kernel, kernel))
+    _check_weight("pointwise", pointwise, x, (pointwise.shape[0], channels, 1, 1))
+    _check_output(x, pointwise.shape[0], shortcut, skips)
+    return run("separable_unit", backend, x, scale, shift, depthwise, pointwise, shortcut, skips)
+
+
+def bottleneck_unit(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    reduce: Tensor,
+    bias: Tensor,
+    expand: Tensor,
+    *,
+    shortcut: Tensor | None = None,
+    skips: Skips = (),
+    backend: str | None = None,
+) -> Tensor:
+    """Return expand(relu(reduce(a) + bias)) [+ shortcut(a)] + skips, a = relu(scale * x + shift).
+
+    Args:
+        reduce: (M, C, 1, 1); bias: (M,); expand: (O, M, k, k), k odd; the others, Returns, Raises: as for
+            `separable_unit`.
+    """
+    channels, middle, kernel = _check_prologue(x, scale, shift), reduce.shape[0], expand.shape[-1]
+    _check_weight("reduce", reduce, x, (middle, channels, 1, 1))
+    _check_vector("bias", bias, x, middle)
+    _check_weight("expand", expand, x, (expand.shape[0], middle, kernel, kernel))
+    _check_output(x, expand.shape[0], shortcut, skips)
+    return run("bottleneck_unit", backend, x, scale, shift, reduce, bias, expand, shortcut, skips)
+
+
+def pointwise_unit(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    weight: Tensor,
+    *,
+    skips: Skips = (),
+    backend: str | None = None,
+) -> Tensor:
+    """Return weight(a) + skips, a = relu(scale * x + shift).
+
+    Args:
+        weight: (O, C, 1, 1); the others, Returns, Raises: as for `separable_unit`.
+    """
+    channels = _check_prologue(x, scale, shift)
+    _check_weight("weight", weight, x, (weight.shape[0], channels, 1, 1))
+    _check_output(x, weight.shape[0], None, skips)
+    return run("pointwise_unit", backend, x, scale, shift, weight, skips)
+
+
+def _check_prologue(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> int:
+    check_maps("x", x, "C")
+    if (scale is None) != (shift is None):
+        raise ValueError("scale and shift: give both, or neither")
+    for name, vector in (("scale", scale), ("shift", shift)):
+        if vector is not None:
+            _check_vector(name, vector, x, x.shape[1])
+    return x.shape[1]
+
+
+def _check_vector(name: str, vector: Tensor, x: Tensor, size: int) -> None:
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if vector.dtype != wide:
+        raise TypeError(f"{name}: expected type {wide} with maps of {x.dtype}, got {vector.dtype}")
+    if vector.shape != (size,):
+        raise ValueError(f"{name}: expected shape ({size},), got {tuple(vector.shape)}")
+    _check_device(name, vector, x)
+
+
+def _check_weight(name: str, weight: Tensor, x: Tensor, shape: tuple[int, ...]) -> None:
+    if weight.dtype != x.dtype:
+        raise TypeError(f"{name}: expected the type of the maps, {x.dtype}, got {weight.dtype}")
+    if weight.shape != shape or shape[-1] % 2 == 0:
+        raise ValueError(f"{name}: expected shape {shape} with an odd kernel, got {tuple(weight.shape)}")
+    _check_device(name, weight, x)
+
+
+def _check_output(x: Tensor, channels: int, shortcut: Tensor | None, skips: Skips) -> None:
+    if shortcut is not None:
+        _check_weight("shortcut", shortcut, x, (channels, x.shape[1], 1, 1))
+    if len(skips) > 2:
+        raise ValueError(f"skips: expected at most 2 maps, got {len(skips)}")
+    expected = (x.shape[0], channels, *x.shape[2:])
+    for skip in skips:
+        if skip.dtype != x.dtype:
+            raise TypeError(f"skips: expected the type of the maps, {x.dtype}, got {skip.dtype}")
+        if skip.shape != expected:
+            raise ValueError(f"skips: expected shape {expected}, got {tuple(skip.shape)}")
+        _check_device("skips", skip, x)
+
+
+def _check_device(name: str, tensor: Tensor, x: Tensor) -> None:
+    if tensor.device != x.device:
+        raise ValueError(f"{name}: expected device {x.device}, that of the maps, got {tensor.device}")
+
+
+def _activated(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    if scale is None or shift is None:
+        return x
+    return torch.relu(torch.addcmul(shift[:, None, None], x.to(scale.dtype), scale[:, None, None])).to(x.dtype)
+
+
+def _summed(y: Tensor, a: Tensor, shortcut: Tensor | None, skips: Skips) -> Tensor:
+    if shortcut is not None:
+        y = y + F.conv2d(a, shortcut)
+    for skip in skips:
+        y = y + skip
+    return y
+
+
+def _eager_separable_unit(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    shortcut: Tensor | None,
+    skips: Skips,
+) -> Tensor:
+    a = _activated(x, scale, shift)
+    spatial = F.conv2d(a, depthwise, padding="same", groups=x.shape[1])
+    return _summed(F.conv2d(spatial, pointwise), a, shortcut, skips)
+
+
+def _eager_bottleneck_unit(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    reduce: Tensor,
+    bias: Tensor,
+    expand: Tensor,
+    shortcut: Tensor | None,
+    skips: Skips,
+) -> Tensor:
+    a = _activated(x, scale, shift)
+    middle = torch.relu(F.conv2d(a, reduce, bias.to(x.dtype)))
+    return _summed(F.conv2d(middle, expand, padding="same"), a, shortcut, skips)
+
+
+def _eager_pointwise_unit(
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, weight: Tensor, skips: Skips
+) -> Tensor:
+    return _summed(F.conv2d(_activated(x, scale, shift), weight), x, None, skips)
+
+
+register("separable_unit", "eager", _eager_separable_unit)
+register("bottleneck_unit", "eager", _eager_bottleneck_unit)
+register("pointwise_unit", "eager", _eager_pointwise_unit)
