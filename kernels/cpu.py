@@ -31,11 +31,12 @@ Grid = tuple[float, float, float, float]
 
 CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _NO_GRID: Grid = (1.0, 0.0, 1.0, 0.0)
+_TENSORS = ("logits", "features", "depth_logits", "beta")
 
 
 def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None) -> str | None:
     """Return why the backend cannot serve tensors like these, or None."""
-    for name, tensor in (("logits", logits), ("features", features), ("depth_logits", depth_logits), ("beta", beta)):
+    for name, tensor in zip(_TENSORS, (logits, features, depth_logits, beta), strict=True):
         if tensor is None or (tensor.is_cpu and tensor.dtype in CODES and tensor.layout is torch.strided):
             continue
         if not tensor.is_cpu:
