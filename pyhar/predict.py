@@ -72,6 +72,8 @@ class PredictConfig:
     """The pictures of a folder or glob are consecutive frames of one video, so that actions can be recognised."""
     device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """What to compute on."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """What the network computes in; auto: bfloat16 where the device has instructions for it, else float32."""
     subsample: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """A clip takes every N-th frame: for actions slower than a clip, or video faster than the training data."""
     pose_block: Annotated[int, tyro.conf.arg(metavar="N")] = -1
@@ -227,6 +229,7 @@ def make_predictor(config: PredictConfig, model: Path, *, stream: bool) -> Predi
     return kind(
         model,
         device=config.device,
+        dtype=config.dtype,
         pose_block=config.pose_block,
         action_block=None if config.action_block == "none" else config.action_block,
         action_head=config.action_head,

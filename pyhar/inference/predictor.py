@@ -23,6 +23,7 @@ from pyhar.data.clips import centre_clip
 from pyhar.data.geometry import Matrix, crop_map, normalised_to_picture, to_crop_pixels
 from pyhar.data.layouts import LAYOUTS, JointLayout, custom_layout
 from pyhar.data.sample import model_input
+from pyhar.deploy import DeployedSPNet, choose_dtype, deploy
 from pyhar.devices import choose_device
 from pyhar.errors import UserError
 from pyhar.inference.pipeline import Ahead
@@ -53,23 +54,26 @@ class Predictor:
 
     def __init__(
         self,
-        model: SPNet | str | os.PathLike[str],
+        model: SPNet | DeployedSPNet | str | os.PathLike[str],
         meta: ModelMeta | None = None,
         *,
         device: str = "auto",
+        dtype: str = "float32",
         pose_block: int = -1,
         action_block: int | None = -1,
         action_head: int = 0,
         subsample: int = 1,
         batch_size: int = 16,
     ) -> None:
-        """model: a network with its `meta`, or a model file or run directory. device: see `choose_device`.
+        """model: a network with its `meta`, or a model file or run directory. device: see `choose_device`. dtype: what
+        the network computes in, "float32", "bfloat16", "float16" or "auto", see `pyhar.deploy.choose_dtype`.
 
         pose_block, action_block: the blocks whose answers are taken; what they do not read is not computed.
         action_block None: poses alone. action_head: the classifier that names the action. subsample: a clip takes
-        every so many frames of a video. batch_size: pictures computed at once, if not fewer than a clip. A network
-        given as an object shares its parameters with the predictor, and they move to `device`. Raises UserError if
-        the model, the device or a block does not exist, or the names do not fit the network.
+        every so many frames of a video. batch_size: pictures computed at once, if not fewer than a clip. The network is
+        deployed: what an SPNet learns later the predictor does not see. A network that is deployed already is taken as
+        it is, with its type, device and blocks. Raises UserError if the model, the device, the type or a block does
+        not exist, or the names do not fit the network.
         """
         self.device = choose_device(device)
         if isinstance(model, (str, os.PathLike)):
@@ -86,9 +90,11 @@ class Predictor:
                 f"the model names {classes} actions, its network has {self.config.num_actions}: "
                 "they do not belong together"
             )
-        if self.config.cut is None or (pose_block, action_block) != (-1, -1):
-            model = model.cut(pose_block, action_block)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        if isinstance(model, SPNet):
+            if self.config.cut is None or (pose_block, action_block) != (-1, -1):
+                model = model.cut(pose_block, action_block)
+            model = deploy(model, dtype=choose_dtype(dtype, self.device), device=self.device)
+        self.model = model
         self.recognises_actions = self.model.num_action_blocks > 0
         if self.recognises_actions and not 0 <= action_head < len(classes):
             raise UserError(f"there is no action head {action_head}: this network has {len(classes)}, counted from 0")

@@ -19,6 +19,7 @@ import torch
 
 from pyhar.data.geometry import Matrix, crop_map
 from pyhar.data.sample import model_input
+from pyhar.deploy import DeployedSPNet
 from pyhar.errors import UserError
 from pyhar.inference.pipeline import Ahead
 from pyhar.inference.predictions import ActionPrediction, FramePrediction
@@ -60,10 +61,11 @@ class StreamingPredictor(Predictor):
 
     def __init__(
         self,
-        model: SPNet | str | os.PathLike[str],
+        model: SPNet | DeployedSPNet | str | os.PathLike[str],
         meta: ModelMeta | None = None,
         *,
         device: str = "auto",
+        dtype: str = "float32",
         pose_block: int = -1,
         action_block: int | None = -1,
         action_head: int = 0,
@@ -81,6 +83,7 @@ class StreamingPredictor(Predictor):
             model,
             meta,
             device=device,
+            dtype=dtype,
             pose_block=pose_block,
             action_block=action_block,
             action_head=action_head,

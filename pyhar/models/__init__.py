@@ -4,7 +4,8 @@ from pyhar.models.action import ActionInput
 from pyhar.models.config import PRESETS, Cut, SPNetConfig, get_preset
 from pyhar.models.io import ModelMeta, load_model, save_model
 from pyhar.models.prediction import BlockMaps
-from pyhar.models.spnet import FrameFeatures, SPNet, SPNetOutput
+from pyhar.models.spnet import SPNet
+from pyhar.models.two_parts import FrameFeatures, SPNetOutput
 
 __all__ = [
     "PRESETS",

@@ -58,7 +58,7 @@ class ActionPart(nn.Module):
         p = (clips.coordinates * clips.confidence.unsqueeze(-1)).permute(0, 3, 1, 2)
         p = self.pose_unit(torch.cat([layer(p) for layer in self.pose_convs], dim=1))
         v = self.appearance_conv(clips.appearance.permute(0, 3, 1, 2))
-        streams = [_shrink(p), _shrink(v)]
+        streams = [shrink(p), shrink(v)]
         u = self.fusion(torch.cat(streams if carried is None else [*streams, carried], dim=1))
         c1 = self.conv1(F.relu(self.norm1(u)))
         w = F.relu(self.norm2(max_min_pool(c1)))
@@ -70,7 +70,7 @@ class ActionPart(nn.Module):
         return u + c1 + self.reinjection(F.relu(back)), logits
 
 
-def _shrink(x: Tensor) -> Tensor:
+def shrink(x: Tensor) -> Tensor:
     """Zero-pad (B, C, T, J) so that joints divide by 4 and time by twice its stride, then max-pool 2x2; long clips
     shrink in time too."""
     stride = 2 if x.shape[-2] >= 16 else 1

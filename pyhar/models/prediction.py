@@ -83,12 +83,12 @@ class PredictionBlock(nn.Module):
                 grid=cfg.grid,
                 confidence=cfg.confidence,
             )
-            seen = ActionInput(_coordinates(decoded), decoded.confidence, appearance)
+            seen = ActionInput(coordinates(decoded), decoded.confidence, appearance)
             if self.wants_pose and action_heat is None:
-                pose = _join(decoded)
+                pose = join(decoded)
         if self.wants_pose and pose is None:
             assert heat is not None
-            pose = _join(ops.decode_pose(heat, depth, grid=cfg.grid, confidence=cfg.confidence))
+            pose = join(ops.decode_pose(heat, depth, grid=cfg.grid, confidence=cfg.confidence))
 
         if self.heat_back is not None:
             assert heat is not None
@@ -108,9 +108,11 @@ class PredictionBlock(nn.Module):
         return back
 
 
-def _coordinates(decoded: ops.DecodedPose) -> Tensor:
+def coordinates(decoded: ops.DecodedPose) -> Tensor:
+    """x, y and, in 3D, z of each joint: (N, J, dim)."""
     return decoded.xy if decoded.z is None else torch.cat([decoded.xy, decoded.z.unsqueeze(-1)], dim=-1)
 
 
-def _join(decoded: ops.DecodedPose) -> Tensor:
-    return torch.cat([_coordinates(decoded), decoded.confidence.unsqueeze(-1)], dim=-1)
+def join(decoded: ops.DecodedPose) -> Tensor:
+    """The block's answer: coordinates and confidence, (N, J, dim + 1)."""
+    return torch.cat([coordinates(decoded), decoded.confidence.unsqueeze(-1)], dim=-1)

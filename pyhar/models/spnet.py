@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -14,35 +14,8 @@ from pyhar.errors import UserError
 from pyhar.models.action import ActionInput, ActionPart
 from pyhar.models.blocks import DownscalingUnit, EntryFlow, ResidualUnit, UpscalingUnit
 from pyhar.models.config import Cut, SPNetConfig
-from pyhar.models.prediction import BlockMaps, PredictionBlock
-
-
-class FrameFeatures(NamedTuple):
-    """What the network sees in N frames, each by itself. Earliest block first."""
-
-    poses: list[Tensor]
-    """Per prediction block (N, J, dim + 1), float32: x, y, (z), confidence in normalised crop coordinates."""
-    actions: list[ActionInput]
-    """Per action block: what it reads of each frame, N first."""
-    maps: list[BlockMaps]
-    """Per prediction block, if asked for."""
-
-
-@dataclasses.dataclass
-class SPNetOutput:
-    """What the network says, earliest block first; the last is the best."""
-
-    poses: list[Tensor] = dataclasses.field(default_factory=list)
-    """Per prediction block (B, [T,] J, dim + 1), float32: x, y, (z), confidence in normalised crop coordinates."""
-    action_logits: list[list[Tensor]] = dataclasses.field(default_factory=list)
-    """Per action block, per action data set: (B, classes), float32."""
-    maps: list[BlockMaps] = dataclasses.field(default_factory=list)
-    """Per prediction block, if asked for."""
-
-    @property
-    def actions(self) -> list[list[Tensor]]:
-        """Per action block, per action data set: probabilities (B, classes), float32."""
-        return [[logits.softmax(dim=-1) for logits in block] for block in self.action_logits]
+from pyhar.models.prediction import PredictionBlock
+from pyhar.models.two_parts import TwoPartNetwork
 
 
 class Visit(nn.Module):
@@ -62,6 +35,28 @@ class Visit(nn.Module):
         self.scale = scale
         self.action_unit = action_unit
         self.block = block
+
+    @property
+    def acts(self) -> bool:
+        """Whether an action block is here."""
+        return self.block.action is not None
+
+    def arrive(self, x: Tensor, lateral: Tensor | None) -> Tensor:
+        """Change the scale of x and add the features that this level had before, if it had any."""
+        x = self.scale(x)
+        return x if lateral is None else x + lateral
+
+    def recognise(
+        self, clips: ActionInput, y: Tensor | None, earlier: Tensor | None
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """`ActionPart.forward`; y: what was carried here, earlier: what this level carried on before, if there was."""
+        assert self.block.action is not None
+        if self.action_unit is not None and y is not None:
+            y = self.action_unit(y)
+            if earlier is not None:
+                y = y + earlier
+        carried: tuple[Tensor | None, list[Tensor]] = self.block.action(clips, y)
+        return carried
 
 
 class Step(NamedTuple):
@@ -87,8 +82,10 @@ def visiting_order(config: SPNetConfig) -> list[Step]:
     return steps
 
 
-class SPNet(nn.Module):
+class SPNet(TwoPartNetwork):
     """The network. `SPNet(config)` has random weights; see `pyhar.models.io` and `pyhar.convert` for trained ones."""
+
+    entry: EntryFlow
 
     def __init__(self, config: SPNetConfig) -> None:
         super().__init__()
@@ -135,94 +132,6 @@ class SPNet(nn.Module):
     def path(self) -> list[Visit]:
         """The visits in the order in which they are made."""
         return cast("list[Visit]", list(self.visits))
-
-    @property
-    def num_pose_blocks(self) -> int:
-        """Poses in the output."""
-        return self.config.num_pose_blocks if self.config.cut is None else int(self.config.cut.pose_block is not None)
-
-    @property
-    def num_action_blocks(self) -> int:
-        """Action predictions in the output of a clip."""
-        return (
-            self.config.num_action_blocks if self.config.cut is None else int(self.config.cut.action_block is not None)
-        )
-
-    def forward(self, frames: Tensor, *, keep_maps: bool = False) -> SPNetOutput:
-        """frames: (B, 3, H, W) stills, for which only poses are computed, or (B, T, 3, H, W) clips; RGB in [-1, 1].
-
-        H and W are multiples of `config.size_multiple`. Raises ValueError on a wrong shape, UserError on a wrong size.
-        """
-        if frames.ndim not in (4, 5) or frames.shape[-3] != 3:
-            raise ValueError(f"frames: expected (B, 3, H, W) or (B, T, 3, H, W), got {tuple(frames.shape)}")
-        if frames.ndim == 4:
-            poses, _, maps = self.frame_features(frames, actions=False, keep_maps=keep_maps)
-            return SPNetOutput(poses, [], maps)
-        clip = frames.shape[:2]
-        if clip[1] == 0:
-            raise ValueError("frames: the clip is empty (T = 0)")
-        poses, actions, maps = self.frame_features(frames.flatten(0, 1), keep_maps=keep_maps)
-        logits = self.recognise([ActionInput(*(part.unflatten(0, clip) for part in seen)) for seen in actions])
-        return SPNetOutput([pose.unflatten(0, clip) for pose in poses], logits, maps)
-
-    def frame_features(self, frames: Tensor, *, actions: bool = True, keep_maps: bool = False) -> FrameFeatures:
-        """The pose part, which knows nothing of time: frames (N, 3, H, W), RGB in [-1, 1].
-
-        actions: whether what the action part reads is computed too. Raises ValueError on a wrong shape, UserError on a
-        wrong size.
-        """
-        if frames.ndim != 4 or frames.shape[1] != 3:
-            raise ValueError(f"frames: expected (N, 3, H, W), got {tuple(frames.shape)}")
-        height, width = frames.shape[-2:]
-        if height % self.config.size_multiple or width % self.config.size_multiple:
-            raise UserError(
-                f"pictures of {width}x{height} pixels do not fit: "
-                f"both sides must be multiples of {self.config.size_multiple}"
-            )
-        found = FrameFeatures([], [], [])
-        x = self.entry(frames)
-        features: dict[int, Tensor] = {0: x}  # X of each level
-        first: dict[int, Tensor] = {0: x}  # Z0 of each level
-        for visit in self.path:
-            level = visit.level
-            x = visit.scale(x)
-            first.setdefault(level, x)
-            if level in features:
-                x = x + features[level]
-            x, pose, seen, maps = visit.block(x, first[level], actions=actions)
-            features[level] = x
-            if pose is not None:
-                found.poses.append(pose)
-            if seen is not None:
-                found.actions.append(seen)
-            if keep_maps and maps is not None:
-                found.maps.append(maps)
-        return found
-
-    def recognise(self, clips: Sequence[ActionInput]) -> list[list[Tensor]]:
-        """The action part: what `frame_features` says of the frames, stacked to clips (B, T, ...), per action block.
-
-        Returns logits (B, classes), float32, per action block, per action data set; of the last block alone if the
-        network is cut. Raises ValueError if there are not as many inputs as action blocks.
-        """
-        count = sum(visit.block.action is not None for visit in self.path)
-        if len(clips) != count:
-            raise ValueError(f"clips: expected the input of {count} action blocks, got {len(clips)}")
-        waiting = iter(clips)
-        logits: list[list[Tensor]] = []
-        features: dict[int, Tensor | None] = {}  # Y of each level
-        y: Tensor | None = None
-        for visit in self.path:
-            if visit.action_unit is not None and y is not None:
-                y = visit.action_unit(y)
-                earlier = features.get(visit.level)
-                if earlier is not None:
-                    y = y + earlier
-            if visit.block.action is not None:
-                y, scores = visit.block.action(next(waiting), y)
-                logits.append([head.float() for head in scores])
-            features[visit.level] = y
-        return logits if self.config.cut is None else logits[-1:]
 
     def cut(self, pose_block: int | None = -1, action_block: int | None = -1) -> SPNet:
         """A network that ends at these blocks and computes nothing that they do not read (Sec. 4.5.4). It shares this
