@@ -32,6 +32,7 @@ computed.
 from pyhar.kernels import cpu, cuda, nvrtc, triton
 from pyhar.ops.appearance import decode_pose_and_appearance, pool_appearance, pool_appearance_from_probs
 from pyhar.ops.compiled import add_backend
+from pyhar.ops.compiled_units import add_units
 from pyhar.ops.decode import DecodedPose, decode_pose, expectation, soft_argmax
 from pyhar.ops.dispatch import available_backends, use_backend
 from pyhar.ops.softmax import spatial_softmax
@@ -55,3 +56,4 @@ __all__ = [
 
 for _backend, _kernels in (("cuda", cuda), ("nvrtc", nvrtc), ("triton", triton), ("cpu", cpu)):
     add_backend(_backend, _kernels)
+add_units("triton")

@@ -1,0 +1,61 @@
+"""The convolution units of the compiled backends.
+
+`add_units` registers, for a module of launchers that meets the second half of the contract in `pyhar.kernels`, the
+operators of `pyhar.ops.units`. They have no derivatives and are not known to PyTorch's compilers and transforms: where
+those are at work they refuse, and plain PyTorch serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyhar.ops.compiled import KERNELS
+from pyhar.ops.dispatch import register
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def add_units(backend: str) -> None:
+    """Register the units of `backend`, which `pyhar.ops.compiled.add_backend` has been given."""
+
+    def join(operator: str, out_weight: int, weights: tuple[int, ...]) -> None:
+        """`out_weight`, `weights`: places of the weight with the output's channels, and of all, among the arguments."""
+
+        def function(*args: Any) -> Tensor:
+            x = args[0]
+            shape = (x.shape[0], args[out_weight].shape[0], *x.shape[2:])
+            out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+            if out.numel():
+                getattr(KERNELS[backend], operator)(*args, out)
+            return out
+
+        def why_not(*args: Any) -> str | None:
+            reason = _needs_plain(args)
+            if reason is not None:
+                return reason
+            given = tuple(args[place] for place in weights if args[place] is not None)
+            return KERNELS[backend].units_why_not(args[0], given, args[-1])
+
+        register(operator, backend, function, why_not)
+
+    join("separable_unit", 4, (3, 4, 5))
+    join("bottleneck_unit", 5, (3, 5, 6))
+    join("pointwise_unit", 3, (3,))
+
+
+def _needs_plain(args: tuple[Any, ...]) -> str | None:
+    """Return why only plain PyTorch can serve a call of a unit, or None."""
+    if torch.compiler.is_compiling():
+        return "its convolution units cannot be compiled or exported"
+    tensors = [value for value in (*args[:-1], *args[-1]) if value is not None]
+    if torch._C._are_functorch_transforms_active():
+        return "its convolution units do not work inside torch.func transforms"
+    if torch._C._len_torch_dispatch_stack() or any(type(tensor) not in _PLAIN for tensor in tensors):
+        return "its convolution units take plain tensors only"
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return "its convolution units have no gradient: call them under torch.no_grad()"
+    return None
