@@ -139,7 +139,7 @@ def report(cases: Iterable[Case] = CASES, architectures: Iterable[int] = ARCHITE
     for case in cases:
         for launch in launches(case):
             compiled = source(launch)
-            key = f"{compiled.hash()}-{launch.warps}-{launch.stages}"
+            key = f"{compiled.hash()}-{launch.options()}"
             if key in seen:
                 continue
             seen.add(key)
@@ -148,13 +148,12 @@ def report(cases: Iterable[Case] = CASES, architectures: Iterable[int] = ARCHITE
 
 
 def _compile(compiled: ASTSource, launch: Launch, variant: str, architecture: int) -> Resources:
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
     target = GPUTarget("cuda", architecture, WARP)
     knobs = triton.knobs
     with knobs.nvidia.scope(), knobs.compilation.scope(), contextlib.redirect_stdout(io.StringIO()) as said:
         knobs.compilation.always_compile = True  # what comes from the cache has no assembler's report
         knobs.nvidia.dump_ptxas_log = True
-        binary = triton.compile(compiled, target=target, options=options)
+        binary = triton.compile(compiled, target=target, options=launch.options())
     registers = re.search(r"Used (\d+) registers", said.getvalue())
     spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said.getvalue())
     if registers is None or spilled is None:

@@ -26,11 +26,7 @@ def places(p, rows, columns):
 @device_function
 def pixel_offsets(p, n, y, x, image, row, pixel, LINE: tl.constexpr):
     """Return the offsets of pixels in maps; with LINE they follow each other at one stride, pictures included."""
-    if LINE:
-        offsets = p.to(tl.int64) * pixel
-    else:
-        offsets = n.to(tl.int64) * image + (y * row + x * pixel)
-    return offsets
+    return p.to(tl.int64) * pixel if LINE else n.to(tl.int64) * image + (y * row + x * pixel)
 
 
 @device_function

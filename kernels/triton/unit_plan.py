@@ -1,15 +1,18 @@
 """How the convolution units are cut into programs: pure functions of sizes and types.
 
-The reasoning, for GPUs of about MULTIPROCESSORS multiprocessors. Sums of a product take 64 registers a thread or fewer;
-the tiles that are being loaded fit a multiprocessor twice. A program's tiles are halved until there is one program for
-each multiprocessor, or the least that the tensor cores multiply.
+The reasoning, for GPUs of about MULTIPROCESSORS multiprocessors. The sums of a product take 64 registers a thread or
+fewer, and the tiles that are being loaded fit a multiprocessor twice. Tiles are halved until there is a program for
+each multiprocessor, or they are the least that the tensor cores take.
 
 A depthwise convolution costs about five instructions a tap, a channel and a pixel (load, norm, relu, mask, sum), more
-than the tensor cores need for all products that follow. It must not be repeated for each tile of output channels: one
-kernel does both where a program can hold all output channels of its pixels, or where pixels are so few that the
-multiprocessors would be idle and a launch costs more than the repetition. Elsewhere two kernels are better: the first makes
-several rows at once, which takes half the instructions, and what it writes the second finds in the cache. A bottleneck
-is always two kernels: its k x k convolution reads the middle map of neighbouring pixels, which other programs make.
+than all products that follow it cost the tensor cores: it should not be repeated for each tile of output channels. One
+kernel does both for as many pixels as the multiprocessors hold at once. Its programs have few pixels and all output
+channels, or as many as leave no multiprocessor idle: there a repetition costs no time. It saves a launch, which is what
+small maps mostly cost. For more pixels two kernels are better: the first makes several rows at once, which takes half
+the instructions, and what it writes the second finds in the cache, for larger tiles and with loads ahead of products.
+
+A bottleneck is always two kernels: its k x k convolution reads the middle map of neighbouring pixels, which other
+programs make.
 """
 
 from __future__ import annotations
@@ -20,12 +23,13 @@ from pyhar.kernels.triton.plan import MULTIPROCESSORS, power_of_two
 
 LEAST_SIDE = 16  # of a product that the tensor cores take
 OUTS = (128, 64, 32, LEAST_SIDE)
-STAGE_BYTES = 72 * 1024  # of the tiles being loaded, so that two programs fit the smallest shared memory, 163 KiB
 STAGES = 3
-FUSED_PIXELS = 32  # most pixels of a program that holds all output channels
-FUSED_SUMS = 16 * 640  # most sums of such a program: 80 registers a thread
-DEPTHWISE_VALUES = 1024  # a program's values of one row: 8 a thread, what 16 bytes hold
+STAGE_BYTES = {2: 72 * 1024, 4: 48 * 1024}  # of tiles being loaded, by bytes of a value; float32 is copied once more
+FUSED_PROGRAMS = 2 * MULTIPROCESSORS  # most at once, of 16 pixels each, for the separable unit in one kernel
+FUSED_OUTS = 640  # most output channels of such a program: 40 registers a thread
+DEPTHWISE_VALUES = 1024  # a program's values of one row: 8 a thread, in half precision what one load brings
 DEPTHWISE_ROWS = 4
+INTERPRETED_SIDE = 1024  # the interpreter's time is the number of tiles
 
 
 class ProductTile(NamedTuple):
@@ -39,14 +43,15 @@ class ProductTile(NamedTuple):
 
 
 class SeparableTile(NamedTuple):
-    """Pixels of a program of the separable unit in one kernel, its output channels (`tiles` times `out`), and the
-    input channels that it takes at a time."""
+    """Pixels of a program of the separable unit in one kernel, its output channels (`tiles` times `out`), the input
+    channels that it takes at a time, and the most registers of a thread."""
 
     pixels: int
     out: int
     tiles: int
     depth: int
     warps: int
+    registers: int
 
 
 class DepthwiseTile(NamedTuple):
@@ -63,10 +68,13 @@ def out_tile(out_channels: int) -> int:
     return min(OUTS, key=lambda size: (-(-out_channels // size) * (size + LEAST_SIDE), -size))
 
 
-def plan_product(pixels: int, out_channels: int, item_bytes: int) -> ProductTile:
-    """Return the tile of a product with `pixels` rows (over all pictures) and `out_channels` columns."""
-    out = out_tile(out_channels)
-    rows = 128 if item_bytes == 2 else 64
+def plan_product(
+    pixels: int, channels: int, out_channels: int, item_bytes: int, *, interpreted: bool = False
+) -> ProductTile:
+    """Return the tile of a product with `pixels` rows (over all pictures), summed over `channels`."""
+    if interpreted:
+        return ProductTile(_side(pixels), _side(out_channels), _side(channels), 4, 1)
+    rows, out = 128 if item_bytes == 2 else 64, out_tile(out_channels)
 
     def programs() -> int:
         return -(-pixels // rows) * -(-out_channels // out)
@@ -75,33 +83,38 @@ def plan_product(pixels: int, out_channels: int, item_bytes: int) -> ProductTile
         rows //= 2
     while out > 2 * LEAST_SIDE and programs() < MULTIPROCESSORS:
         out //= 2
-    depth = 64 if item_bytes == 2 else 32
-    while STAGES * (rows + out) * depth * item_bytes > STAGE_BYTES:
+    depth = min(64 if item_bytes == 2 else 32, _side(channels))
+    while STAGES * (rows + out) * depth * item_bytes > STAGE_BYTES[item_bytes]:
         depth //= 2
     return ProductTile(rows, out, depth, 8 if rows * out > 4096 else 4, STAGES)
 
 
-def plan_separable(pixels: int, channels: int, out_channels: int, kernel: int, item_bytes: int) -> SeparableTile | None:
-    """Return the tile of the separable unit in one kernel; None where two are better.
-
-    Args:
-        pixels: over all pictures.
-        channels, out_channels: of input and output.
-        kernel: side of the depthwise kernel.
-        item_bytes: of a stored value.
-    """
-    rows = LEAST_SIDE if -(-pixels // FUSED_PIXELS) < MULTIPROCESSORS else FUSED_PIXELS
-    programs = -(-pixels // rows)
+def plan_separable(
+    pixels: int, channels: int, out_channels: int, item_bytes: int, *, interpreted: bool = False
+) -> SeparableTile | None:
+    """Return the tile of the separable unit in one kernel; None where two are better. `pixels`: over all pictures."""
+    programs = -(-pixels // LEAST_SIDE)
+    if programs > FUSED_PROGRAMS:
+        return None
+    if interpreted:
+        return SeparableTile(_side(pixels), _side(out_channels), 1, _side(channels), 4, 168)
     out = out_tile(out_channels)
     total = -(-out_channels // out)
-    tiles = -(-total // max(1, min(total, MULTIPROCESSORS // programs)))
-    if programs > 2 * MULTIPROCESSORS or rows * out * tiles > FUSED_SUMS:
-        return None
-    depth = min(32, max(LEAST_SIDE, power_of_two(channels)))
-    return SeparableTile(rows, out, tiles, depth, 4 if rows * out * tiles <= 8192 else 8)
+    shares = max(1, min(total, MULTIPROCESSORS // max(programs, 1)))
+    tiles = min(-(-total // shares), FUSED_OUTS // out)
+    few = out * tiles <= 192
+    depth = (32 if few else 64) * 2 // item_bytes
+    return SeparableTile(LEAST_SIDE, out, tiles, min(depth, _side(channels)), 4 if few else 8, 168 if few else 255)
 
 
-def plan_depthwise(batch: int, channels: int, rows: int, columns: int) -> DepthwiseTile:
-    """Return the tile of the depthwise convolution of `batch` maps."""
+def plan_depthwise(channels: int, rows: int, columns: int, *, interpreted: bool = False) -> DepthwiseTile:
+    """Return the tile of the depthwise convolution of maps."""
+    lines = min(DEPTHWISE_ROWS, rows)
+    if interpreted:
+        return DepthwiseTile(lines, _side(columns), _side(channels), 4)
     across = min(16, power_of_two(columns))
-    return DepthwiseTile(min(DEPTHWISE_ROWS, rows), across, DEPTHWISE_VALUES // across, 4)
+    return DepthwiseTile(lines, across, DEPTHWISE_VALUES // across, 4)
+
+
+def _side(size: int) -> int:
+    return min(max(power_of_two(size), LEAST_SIDE), INTERPRETED_SIDE)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyhar.kernels.triton.blocks import device_function
+from pyhar.kernels.triton.blocks import INTERPRETED, device_function
 from pyhar.kernels.triton.launch import Launch, tiles
 from pyhar.kernels.triton.unit_blocks import (
     activated,
@@ -32,7 +32,7 @@ def add_convolution(
 ):  # fmt: skip
     """Return sums plus a k x k convolution of activated maps."""
     blocks = (channels + DEPTH - 1) // DEPTH
-    for step in range(0, KERNEL * KERNEL * blocks):
+    for step in range(KERNEL * KERNEL * blocks):
         tap = step // blocks
         c = (step - tap * blocks) * DEPTH + tl.arange(0, DEPTH)
         inside = p < pixels
@@ -109,7 +109,7 @@ def unit_product_launch(
     out_channels, kernel = weight.shape[0], weight.shape[-1]
     pixels = batch * rows * columns
     if tile is None:
-        tile = plan_product(pixels, out_channels, maps.dtype.itemsize)
+        tile = plan_product(pixels, channels, out_channels, maps.dtype.itemsize, interpreted=INTERPRETED.value)
     skip, other = (*skips, None, None)[:2]
     arguments, constants = maps_arguments(columns, maps=maps, side=side, skip=skip, other=other, out=out)
     arguments |= {"scale": contiguous(scale), "shift": contiguous(shift), "weight": taps_outside(weight)}

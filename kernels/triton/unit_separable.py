@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyhar.kernels.triton.blocks import to_storage
+from pyhar.kernels.triton.blocks import INTERPRETED, device_function
 from pyhar.kernels.triton.launch import Launch, tiles
 from pyhar.kernels.triton.unit_blocks import (
     activated,
@@ -20,7 +20,41 @@ from pyhar.kernels.triton.unit_blocks import (
     store_maps,
     weight_tile,
 )
-from pyhar.kernels.triton.unit_plan import DepthwiseTile, SeparableTile, plan_depthwise, plan_separable
+from pyhar.kernels.triton.unit_plan import DepthwiseTile, SeparableTile, plan_depthwise
+
+# Sums of several tiles are tuples. Without annotations, for mypy would take the empty one for the type of all.
+
+
+@device_function
+def zeros(COUNT, ROWS, COLUMNS):
+    """Return COUNT tiles of zeros."""
+    sums = ()
+    for _ in tl.static_range(COUNT):
+        sums = sums + (tl.zeros((ROWS, COLUMNS), tl.float32),)
+    return sums
+
+
+@device_function
+def add_products(sums, a, weight, first, out_channels, c, channels, OUT, TILES):
+    """Return each of the sums plus the products with its tile of output channels."""
+    following = ()
+    for t in tl.static_range(TILES):
+        w = weight_tile(weight, first + t * OUT + tl.arange(0, OUT), out_channels, 0, 1, c, channels)
+        following = following + (multiply(a, w, sums[t]),)
+    return following
+
+
+@device_function
+def add_line(sums, a, depthwise, line, i, c, channels, ROWS, KERNEL):
+    """Return the sums of ROWS rows plus what column i of the kernel adds where input line `line` meets it."""
+    following = ()
+    for r in tl.static_range(ROWS):
+        total = sums[r]
+        if line - r >= 0 and line - r < KERNEL:
+            w = tl.load(depthwise + ((line - r) * KERNEL + i) * channels + c, mask=c < channels, other=0.0)
+            total += a * w.to(tl.float32)[None, :]
+        following = following + (total,)
+    return following
 
 
 @triton.jit(do_not_specialize=["rows", "columns", "pixels"])
@@ -40,14 +74,12 @@ def unit_separable_kernel(
     n, y, x = places(p, rows, columns)
     here = p < pixels
     offsets = pixel_offsets(p, n, y, x, maps_image, maps_row, maps_pixel, LINE)
-    sums = ()
-    for _ in tl.static_range(TILES):
-        sums = sums + (tl.zeros((PIXELS, OUT), tl.float32),)  # noqa: RUF005
+    sums = zeros(TILES, PIXELS, OUT)
     for start in range(0, channels, DEPTH):
         c = start + tl.arange(0, DEPTH)
         factor, term = channel_values(scale, c, channels), channel_values(shift, c, channels)
         spatial = tl.zeros((PIXELS, DEPTH), tl.float32)
-        for i in range(0, KERNEL):
+        for i in range(KERNEL):
             dx = i - KERNEL // 2
             across = here & (x + dx >= 0) & (x + dx < columns)
             moved = offsets + dx * maps_pixel
@@ -57,15 +89,13 @@ def unit_separable_kernel(
                 a = activated(maps, moved + dy * maps_row, inside, c, channels, factor, term)
                 w = tl.load(depthwise + (j * KERNEL + i) * channels + c, mask=c < channels, other=0.0)
                 spatial += a.to(tl.float32) * w.to(tl.float32)[None, :]
-        following = ()
-        for t in tl.static_range(TILES):
-            o = first + t * OUT + tl.arange(0, OUT)
-            total = multiply(spatial, weight_tile(weight, o, out_channels, 0, 1, c, channels), sums[t])
-            if shortcut is not None:
-                a = activated(maps, offsets, here, c, channels, factor, term)
-                total = multiply(a, weight_tile(shortcut, o, out_channels, 0, 1, c, channels), total)
-            following = following + (total,)  # noqa: RUF005
-        sums = following
+        sums = add_products(sums, spatial, weight, first, out_channels, c, channels, OUT, TILES)
+    if shortcut is not None:
+        for start in range(0, channels, DEPTH):
+            c = start + tl.arange(0, DEPTH)
+            factor, term = channel_values(scale, c, channels), channel_values(shift, c, channels)
+            a = activated(maps, offsets, here, c, channels, factor, term)
+            sums = add_products(sums, a, shortcut, first, out_channels, c, channels, OUT, TILES)
     for t in tl.static_range(TILES):
         o = first + t * OUT + tl.arange(0, OUT)
         places_in = pixel_offsets(p, n, y, x, skip_image, skip_row, skip_pixel, LINE)
@@ -93,10 +123,8 @@ def unit_depthwise_kernel(
     top = (program % down) * ROWS
     n = (program // down).to(tl.int64)
     factor, term = channel_values(scale, c, channels), channel_values(shift, c, channels)
-    sums = ()
-    for _ in tl.static_range(ROWS):
-        sums = sums + (tl.zeros((COLUMNS, CHANNELS), tl.float32),)  # noqa: RUF005
-    for i in range(0, KERNEL):  # columns outside: of the weights, one column at a time is held
+    sums = zeros(ROWS, COLUMNS, CHANNELS)
+    for i in range(KERNEL):  # columns outside: of the weights, one column at a time is held
         moved = x + (i - KERNEL // 2)
         inside = (x < columns) & (moved >= 0) & (moved < columns)
         offsets = n * maps_image + moved * maps_pixel
@@ -104,14 +132,7 @@ def unit_depthwise_kernel(
             y = top + line - KERNEL // 2
             visible = inside & (y >= 0) & (y < rows)
             a = activated(maps, offsets + y * maps_row, visible, c, channels, factor, term).to(tl.float32)
-            following = ()
-            for r in tl.static_range(ROWS):
-                total = sums[r]
-                if line - r >= 0 and line - r < KERNEL:
-                    w = tl.load(depthwise + ((line - r) * KERNEL + i) * channels + c, mask=c < channels, other=0.0)
-                    total += a * w.to(tl.float32)[None, :]
-                following = following + (total,)  # noqa: RUF005
-            sums = following
+            sums = add_line(sums, a, depthwise, line, i, c, channels, ROWS, KERNEL)
     for r in tl.static_range(ROWS):
         offsets = n * out_image + ((top + r) * out_row + x * out_pixel)
         store_maps(out, offsets, (x < columns) & (top + r < rows), c, channels, sums[r])
@@ -140,7 +161,7 @@ def unit_separable_launch(
     constants |= {"KERNEL": depthwise.shape[-1], "PIXELS": tile.pixels, "OUT": tile.out, "TILES": tile.tiles}
     constants |= {"DEPTH": tile.depth}
     programs = tiles(pixels, tile.pixels) * tiles(out_channels, tile.out * tile.tiles)
-    return Launch(unit_separable_kernel, programs, arguments, constants, tile.warps, stages=1)
+    return Launch(unit_separable_kernel, programs, arguments, constants, tile.warps, 1, tile.registers)
 
 
 def unit_depthwise_launch(
@@ -155,7 +176,7 @@ def unit_depthwise_launch(
     batch, channels, rows, columns = x.shape
     kernel = depthwise.shape[-1]
     if tile is None:
-        tile = plan_depthwise(batch, channels, rows, columns)
+        tile = plan_depthwise(channels, rows, columns, interpreted=INTERPRETED.value)
     arguments, constants = maps_arguments(columns, maps=x, out=out)
     arguments |= {"scale": contiguous(scale), "shift": contiguous(shift), "depthwise": channels_inside(depthwise)}
     arguments |= {"channels": channels, "rows": rows, "columns": columns}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyhar.kernels.triton.blocks import INTERPRETED
 from pyhar.kernels.triton.launch import Launch
 from pyhar.kernels.triton.unit_plan import plan_separable
 from pyhar.kernels.triton.unit_product import unit_product_launch
@@ -27,12 +28,16 @@ def separable_launches(
 ) -> list[Launch]:
     """Return the launches that write `out`."""
     pixels = x.shape[0] * x.shape[2] * x.shape[3]
-    tile = plan_separable(pixels, x.shape[1], pointwise.shape[0], depthwise.shape[-1], x.dtype.itemsize)
+    sizes = (pixels, x.shape[1], pointwise.shape[0], x.dtype.itemsize)
+    tile = plan_separable(*sizes, interpreted=INTERPRETED.value)
     if tile is not None:
         return [unit_separable_launch(x, scale, shift, depthwise, pointwise, shortcut, skips, out, tile)]
     spatial = _maps_like(x, x.shape[1])
     first = unit_depthwise_launch(x, scale, shift, depthwise, spatial)
-    return [first, unit_product_launch(spatial, None, None, pointwise, out, skips=skips, **_side(x, scale, shift, shortcut))]
+    return [
+        first,
+        unit_product_launch(spatial, None, None, pointwise, out, skips=skips, **_side(x, scale, shift, shortcut)),
+    ]
 
 
 def bottleneck_launches(
@@ -49,7 +54,10 @@ def bottleneck_launches(
     """Return the launches that write `out`."""
     middle = _maps_like(x, reduce.shape[0])
     first = unit_product_launch(x, scale, shift, reduce, middle, bias=bias)
-    return [first, unit_product_launch(middle, None, None, expand, out, skips=skips, **_side(x, scale, shift, shortcut))]
+    return [
+        first,
+        unit_product_launch(middle, None, None, expand, out, skips=skips, **_side(x, scale, shift, shortcut)),
+    ]
 
 
 def pointwise_launches(

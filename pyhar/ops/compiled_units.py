@@ -7,7 +7,6 @@ those are at work they refuse, and plain PyTorch serves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
