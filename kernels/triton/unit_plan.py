@@ -24,7 +24,7 @@ from pyhar.kernels.triton.plan import MULTIPROCESSORS, power_of_two
 LEAST_SIDE = 16  # of a product that the tensor cores take
 OUTS = (128, 64, 32, LEAST_SIDE)
 STAGES = 3
-STAGE_BYTES = {2: 72 * 1024, 4: 48 * 1024}  # of tiles being loaded, by bytes of a value; float32 is copied once more
+STAGE_BYTES = 48 * 1024  # of tiles being loaded: two programs, and what they hold besides, fit 163 KiB
 FUSED_PROGRAMS = 2 * MULTIPROCESSORS  # most at once, of 16 pixels each, for the separable unit in one kernel
 FUSED_OUTS = 640  # most output channels of such a program: 40 registers a thread
 DEPTHWISE_VALUES = 1024  # a program's values of one row: 8 a thread, in half precision what one load brings
@@ -84,7 +84,7 @@ def plan_product(
     while out > 2 * LEAST_SIDE and programs() < MULTIPROCESSORS:
         out //= 2
     depth = min(64 if item_bytes == 2 else 32, _side(channels))
-    while STAGES * (rows + out) * depth * item_bytes > STAGE_BYTES[item_bytes]:
+    while STAGES * (rows + out) * depth * item_bytes > STAGE_BYTES:
         depth //= 2
     return ProductTile(rows, out, depth, 8 if rows * out > 4096 else 4, STAGES)
 
