@@ -26,7 +26,7 @@ OUTS = (128, 64, 32, LEAST_SIDE)
 STAGES = 3
 STAGE_BYTES = 48 * 1024  # of tiles being loaded: two programs, and what they hold besides, fit 163 KiB
 FUSED_PROGRAMS = 2 * MULTIPROCESSORS  # most at once, of 16 pixels each, for the separable unit in one kernel
-FUSED_OUTS = 640  # most output channels of such a program: 40 registers a thread
+FUSED_OUTS = 640  # most output channels of such a program, half as many in float32: 40 and 20 registers a thread
 DEPTHWISE_VALUES = 1024  # a program's values of one row: 8 a thread, in half precision what one load brings
 DEPTHWISE_ROWS = 4
 INTERPRETED_SIDE = 1024  # the interpreter's time is the number of tiles
@@ -101,7 +101,7 @@ def plan_separable(
     out = out_tile(out_channels)
     total = -(-out_channels // out)
     shares = max(1, min(total, MULTIPROCESSORS // max(programs, 1)))
-    tiles = min(-(-total // shares), FUSED_OUTS // out)
+    tiles = min(-(-total // shares), FUSED_OUTS * 2 // item_bytes // out)
     few = out * tiles <= 192
     depth = (32 if few else 64) * 2 // item_bytes
     return SeparableTile(LEAST_SIDE, out, tiles, min(depth, _side(channels)), 4 if few else 8, 168 if few else 255)
