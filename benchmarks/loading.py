@@ -33,16 +33,19 @@ import torch
 from torch.utils.data import DataLoader
 
 import pyhar
+from pyhar.data.batches import collate
 from pyhar.data.index import Index
 from pyhar.data.index_builder import IndexBuilder
 from pyhar.data.indexed import IndexedClips, IndexedPoses
 from pyhar.data.layouts import PA16
 from pyhar.files import write_text
 from pyhar.info import cpu_name
+from pyhar.memory import keep_large_blocks
 from pyhar.training.sampling import _start_worker
 
 CROP = 256
 PICTURES, VIDEOS, FRAMES = 32, 4, 96
+PARTS = ("pictures", "videos", "index")
 
 
 def noise(width: int, height: int, seed: int) -> np.ndarray:
@@ -87,6 +90,7 @@ def loader_of(data: Any, batch: int, workers: int, count: int) -> DataLoader[Any
         batch,
         sampler=sampler,
         num_workers=workers,
+        collate_fn=collate,
         worker_init_fn=_start_worker,
         prefetch_factor=4,
     )
@@ -161,7 +165,7 @@ def decode_videos(files: list[Path], rgb: bool) -> int:
 
 
 def compare(contestants: dict[str, Callable[[], Speed]], repeats: int) -> dict[str, dict[str, float]]:
-    """Quantiles of the speed of contestants that take turns."""
+    """Quantiles of the speed of contestants that take turns, and of their share of the first one's in the same turn."""
     speeds: dict[str, list[Speed]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, run in contestants.items():
@@ -170,6 +174,8 @@ def compare(contestants: dict[str, Callable[[], Speed]], repeats: int) -> dict[s
     for name, of in speeds.items():
         rates = np.quantile([speed.rate for speed in of], (0.1, 0.5, 0.9)).round(1).tolist()
         found[name] = dict(zip(("frames/s q10", "frames/s median", "frames/s q90"), rates, strict=True))
+        shares = [one.rate / first.rate for one, first in zip(of, next(iter(speeds.values())), strict=True)]
+        found[name]["of the first"] = round(float(np.median(shares)), 2)
         found[name]["processor ms/frame"] = round(float(np.median([speed.cpu for speed in of])), 2)
     return found
 
@@ -199,9 +205,9 @@ def pictures(folder: Path, workers: int, repeats: int) -> dict[str, Any]:
         found[f"{label} size"] = {"crop shows": f"{side} x {side}", "mean difference from INTER_AREA": round(error, 2)}
         found[f"{label} size"] |= compare(
             {
-                "imread": partial(in_processes, partial(decode_pictures, files, flags), workers),
-                "loader": partial(loader_speed, plain, 16, workers, 160, 1),
-                "loader, augmented": partial(loader_speed, data, 16, workers, 160, 1),
+                "imread": partial(in_processes, partial(decode_pictures, files * 8, flags), workers),
+                "loader": partial(loader_speed, plain, 16, workers, 480, 1),
+                "loader, augmented": partial(loader_speed, data, 16, workers, 480, 1),
             },
             repeats,
         )
@@ -243,6 +249,7 @@ start = time.perf_counter()
 import torch
 from pathlib import Path
 from torch.utils.data import DataLoader
+from pyhar.data.batches import collate
 from pyhar.data.index import Index
 from pyhar.data.indexed import IndexedClips
 imported = time.perf_counter()
@@ -258,7 +265,9 @@ class Watched(IndexedClips):
 data = Watched(Index.load(sys.argv[1]), sys.argv[2], "train", 256, 8)
 loaded = time.perf_counter()
 order = [(int(i), 0) for i in torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:64]]
-loader = DataLoader(data, 4, sampler=order, num_workers=int(sys.argv[3]), multiprocessing_context=sys.argv[4])
+loader = DataLoader(
+    data, 4, sampler=order, num_workers=int(sys.argv[3]), collate_fn=collate, multiprocessing_context=sys.argv[4]
+)
 batches = iter(loader)
 batch = next(batches)
 first = time.perf_counter()
@@ -326,10 +335,14 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each contestant (default: %(default)s)")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="of what (default: all); the file keeps the others'"
+    )
     parser.add_argument("--clips", type=int, default=56_000, help="of the large index (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    keep_large_blocks()  # As training does, and here for the decoders too.
     found: dict[str, Any] = {
         "device": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
@@ -342,13 +355,17 @@ def main() -> None:
             "av": av.__version__,
         },
         "workers": options.workers,
-        "speed": {},
     }
+    if options.json and options.json.is_file():
+        found = {**json.loads(options.json.read_text(encoding="utf-8")), **found}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found["speed"]["JPEG, 1280 x 720"] = pictures(folder, options.workers, options.repeats)
-        found["speed"]["videos"] = videos(folder, options.workers, options.repeats)
-        found["large index"] = large_index(folder, options.workers, options.clips)
+        if "pictures" in options.parts:
+            found["JPEG, 1280 x 720"] = pictures(folder, options.workers, options.repeats)
+        if "videos" in options.parts:
+            found["videos"] = videos(folder, options.workers, options.repeats)
+        if "index" in options.parts:
+            found["large index"] = large_index(folder, options.workers, options.clips)
     text = json.dumps(found, indent=1)
     print(text)
     if options.json:

@@ -24,9 +24,10 @@
 #define PYHAR_ISA avx2
 #define PYHAR_AVX2 1
 #include "cpu/backend.h"
+#include "cpu/depthwise_conv.h"
 
 namespace pyhar {
-const Kernels avx2_kernels = {"avx2", &avx2::forward, &avx2::backward};
+const Kernels avx2_kernels = {"avx2", &avx2::forward, &avx2::backward, &avx2::depthwise_backward};
 }
 
 // The target stays in force to the end of the file, where templates are instantiated.

@@ -30,9 +30,10 @@
 #define PYHAR_ISA avx512
 #define PYHAR_AVX512 1
 #include "cpu/backend.h"
+#include "cpu/depthwise_conv.h"
 
 namespace pyhar {
-const Kernels avx512_kernels = {"avx512", &avx512::forward, &avx512::backward};
+const Kernels avx512_kernels = {"avx512", &avx512::forward, &avx512::backward, &avx512::depthwise_backward};
 }
 
 // The target stays in force to the end of the file, where templates are instantiated.

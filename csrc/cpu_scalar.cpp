@@ -12,7 +12,8 @@
 
 #define PYHAR_ISA scalar
 #include "cpu/backend.h"
+#include "cpu/depthwise_conv.h"
 
 namespace pyhar {
-const Kernels scalar_kernels = {"scalar", &scalar::forward, &scalar::backward};
+const Kernels scalar_kernels = {"scalar", &scalar::forward, &scalar::backward, &scalar::depthwise_backward};
 }

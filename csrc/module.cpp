@@ -143,6 +143,24 @@ void cpu_backward(const std::array<std::int64_t, 5>& size, bool wide, const pyha
     kernels.backward(p, out);
 }
 
+pyhar::DepthwiseConv depthwise_conv(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& x,
+                                    const pyhar::Map& weight) {
+    pyhar::DepthwiseConv conv;
+    conv.batch = size[0], conv.channels = size[1], conv.rows = size[2], conv.columns = size[3], conv.kernel = size[4];
+    conv.wide = wide;
+    conv.x = x, conv.weight = weight;
+    return conv;
+}
+
+void cpu_depthwise_backward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& x,
+                            const pyhar::Map& weight, const pyhar::Map& g, const pyhar::Map& d_x,
+                            const pyhar::Map& d_weight) {
+    const auto conv = depthwise_conv(size, wide, x, weight);
+    const auto& kernels = pyhar::kernels();
+    const py::gil_scoped_release free;
+    kernels.depthwise_backward(conv, g, d_x, d_weight);
+}
+
 std::uintptr_t cuda_load(int device, const std::string& storage) {
     const void* const image = pyhar::cuda::image(storage);
     if (!image) throw std::invalid_argument("no CUDA kernels for " + storage + " in this build");
@@ -180,6 +198,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("use_cpu_isa", &pyhar::use_kernels, "Have the CPU kernels use this instruction set from now on.");
     m.def("cpu_forward", &cpu_forward, "The forward of the CPU backend; see kernels/cpu.py, its only caller.");
     m.def("cpu_backward", &cpu_backward, "The backward of the CPU backend; see kernels/cpu.py, its only caller.");
+    m.def("cpu_depthwise_backward", &cpu_depthwise_backward, "See kernels/cpu_depthwise.py, its only caller.");
     m.def("max_threads", &pyhar::max_threads, "Threads a parallel loop would use now; 1 without OpenMP.");
     m.def("cuda_driver", [] {
         const auto& driver = pyhar::cuda::Driver::get();

@@ -16,7 +16,7 @@ from pyhar.kernels import native
 
 Grid = tuple[float, float, float, float]
 
-_CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
+CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _NO_GRID: Grid = (1.0, 0.0, 1.0, 0.0)
 
 
@@ -36,18 +36,18 @@ def why_unusable() -> str | None:
 def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None) -> str | None:
     """Return why the backend cannot serve tensors like these, or None."""
     for name, tensor in (("logits", logits), ("features", features), ("depth_logits", depth_logits), ("beta", beta)):
-        if tensor is None or (tensor.is_cpu and tensor.dtype in _CODES and tensor.layout is torch.strided):
+        if tensor is None or (tensor.is_cpu and tensor.dtype in CODES and tensor.layout is torch.strided):
             continue
         if not tensor.is_cpu:
             return f"{name} is on {tensor.device}, not on the CPU"
-        if tensor.dtype not in _CODES:
+        if tensor.dtype not in CODES:
             return f"{name} has type {tensor.dtype}"
         return f"{name} has layout {tensor.layout}"
     return None
 
 
-def _map(tensor: Tensor | None) -> tuple[int, int, tuple[int, ...]] | None:
-    return None if tensor is None else (tensor.data_ptr(), _CODES[tensor.dtype], tensor.stride())
+def as_map(tensor: Tensor | None) -> tuple[int, int, tuple[int, ...]] | None:
+    return None if tensor is None else (tensor.data_ptr(), CODES[tensor.dtype], tensor.stride())
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -55,7 +55,7 @@ def _address(tensor: Tensor | None) -> int:
 
 
 @functools.cache
-def _entry(name: str) -> Callable[..., None]:
+def entry(name: str) -> Callable[..., None]:
     reason = why_unusable()
     if reason is not None:
         raise RuntimeError(reason)
@@ -85,7 +85,7 @@ def _shared(
     if depth_logits is not None:
         wide = wide or depth_logits.dtype == torch.float64
     size = (b, j, c, y, x)
-    maps = (_map(logits), _map(features), _map(depth_logits), _map(beta))
+    maps = (as_map(logits), as_map(features), as_map(depth_logits), as_map(beta))
     return (size, wide, *maps, scale, grid, window, _address(stats))
 
 
@@ -93,7 +93,7 @@ def softmax_forward(logits: Tensor, beta: Tensor | None, scale: float, stats: Te
     """Write the probability maps and `stats`."""
     shared = _shared(logits, None, None, beta, scale, _NO_GRID, False, stats)
     if shared is not None:
-        _entry("cpu_forward")(*shared, 0, 0, 0, None, _map(probs))
+        entry("cpu_forward")(*shared, 0, 0, 0, None, as_map(probs))
 
 
 def softmax_backward(
@@ -108,8 +108,8 @@ def softmax_backward(
     """Write the gradients of the logits and of beta."""
     shared = _shared(logits, None, None, beta, scale, _NO_GRID, False, stats)
     if shared is not None:
-        gradients = (_map(d_logits), None, None, _address(d_beta))
-        _entry("cpu_backward")(*shared, 0, 0, 0, None, _map(g_probs), *gradients)
+        gradients = (as_map(d_logits), None, None, _address(d_beta))
+        entry("cpu_backward")(*shared, 0, 0, 0, None, as_map(g_probs), *gradients)
 
 
 def decode_forward(
@@ -129,7 +129,7 @@ def decode_forward(
     """Write `stats`, if given, and the outputs that are wanted."""
     shared = _shared(logits, features, depth_logits, beta, scale, grid, window, stats)
     if shared is not None:
-        _entry("cpu_forward")(*shared, _address(xy), _address(z), _address(confidence), _map(appearance), None)
+        entry("cpu_forward")(*shared, _address(xy), _address(z), _address(confidence), as_map(appearance), None)
 
 
 def decode_backward(
@@ -153,6 +153,6 @@ def decode_backward(
     """Write the gradients that are wanted."""
     shared = _shared(logits, features, depth_logits, beta, scale, grid, window, stats)
     if shared is not None:
-        upstream = (_address(g_xy), _address(g_z), _address(g_confidence), _map(g_appearance), None)
-        gradients = (_map(d_logits), _map(d_features), _map(d_depth_logits), _address(d_beta))
-        _entry("cpu_backward")(*shared, *upstream, *gradients)
+        upstream = (_address(g_xy), _address(g_z), _address(g_confidence), as_map(g_appearance), None)
+        gradients = (as_map(d_logits), as_map(d_features), as_map(d_depth_logits), _address(d_beta))
+        entry("cpu_backward")(*shared, *upstream, *gradients)

@@ -60,6 +60,18 @@ def cpu_backward(
     d_beta: int,
     /,
 ) -> None: ...
+
+# A size is (B, C, Y, X, k).
+def cpu_depthwise_backward(
+    size: tuple[int, int, int, int, int],
+    wide: bool,
+    x: Map,
+    weight: Map,
+    g: Map,
+    d_x: Map | None,
+    d_weight: Map | None,
+    /,
+) -> None: ...
 def cuda_driver() -> tuple[int, str]: ...
 def cuda_load(device: int, storage: str) -> int: ...
 def cuda_function(module: int, name: str) -> int: ...

@@ -24,6 +24,7 @@ SUBCOMMANDS = {
     "evaluate": "measure a trained network block by block and write a report with pictures",
     "predict": "find poses and actions in pictures, videos or a camera's stream",
     "convert": "turn the authors' Keras weights into a model file",
+    "export": "write a trained network as ONNX, a torch.export program or an AOTInductor package",
     "prepare": "read a data set on disk once, check it, and write its index",
     "info": "show versions, devices, usable operator backends and presets",
 }

@@ -26,7 +26,7 @@ from pyhar.errors import UserError
 from pyhar.models.action import ActionPart
 from pyhar.models.blocks import ResidualUnit, SeparableConv
 from pyhar.models.config import PRESETS, SPNetConfig, get_preset
-from pyhar.models.io import ModelMeta, load_weights, save_model
+from pyhar.models.io import ModelMeta, listed, load_weights, save_model
 from pyhar.models.spnet import PredictionBlock, SPNet
 
 Layers = dict[str, dict[str, npt.NDArray[np.float32]]]
@@ -48,6 +48,7 @@ def load_release_weights(model: SPNet, path: str | os.PathLike[str]) -> SPNet:
     layers = read_layers(path)
     state: dict[str, torch.Tensor] = {}
     absent: list[str] = []
+    broken: list[str] = []
     used: set[str] = set()
     for module_name, module, layer in _release_names(model):
         used.add(layer)
@@ -59,6 +60,8 @@ def load_release_weights(model: SPNet, path: str | os.PathLike[str]) -> SPNet:
                 absent.append(f"{layer}/{weight}")
                 continue
             values = layers[layer][weight]
+            if not np.isfinite(values).all():
+                broken.append(f"{layer}/{weight}")
             state[f"{module_name}.{key}"] = torch.from_numpy(
                 # An array of other dimensions is told of below, by its shape.
                 np.ascontiguousarray(values.transpose(order) if order and values.ndim == len(order) else values)
@@ -66,11 +69,15 @@ def load_release_weights(model: SPNet, path: str | os.PathLike[str]) -> SPNet:
     extra = [layer for layer in layers if layer not in used and not _UNREAD.search(layer)]
     if absent or extra:
         parts = [
-            f"{len(names)} {what}: {_listed(names)}"
+            f"{len(names)} {what}: {listed(names, 12)}"
             for names, what in ((absent, "layers missing from the file"), (extra, "layers unknown to the network"))
             if names
         ]
         raise UserError(f"{path} does not fit this network; {'; '.join(parts)}{_advice(layers, model.config)}")
+    if broken:
+        raise UserError(
+            f"{path} holds NaN or infinite weights in the layers {listed(broken, 12)}: fetch the file again"
+        )
     for name, buffer in model.state_dict().items():
         if name.endswith("num_batches_tracked"):
             state[name] = buffer
@@ -201,10 +208,6 @@ def _advice(layers: Layers, config: SPNetConfig) -> str:
     return (
         f". The file fits a configuration with {', '.join(differing)}; to convert it with that one, leave --preset out"
     )
-
-
-def _listed(names: list[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _names(group: Any, attribute: str) -> list[str] | None:

@@ -16,7 +16,7 @@ from pyhar.errors import UserError
 
 if TYPE_CHECKING:
     from pyhar.evaluation.results import Evaluation
-    from pyhar.models import SPNet
+    from pyhar.models import ModelMeta, SPNet
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class EvaluateConfig:
     model: tyro.conf.Positional[Path]
     """A run directory or a model file."""
     data: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """The data set; without it, what the network was trained on. Of mpii and human36m, poses alone."""
+    """The data set; without it, what the network was trained on: each data set of a mixture, those beyond the first in
+    folders of their names. Of mpii and human36m, poses alone.
+    """
     clip_data: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Where clips come from, if not from the same data set."""
     split: Annotated[str | None, tyro.conf.arg(metavar="train|val|test")] = None
@@ -75,10 +77,12 @@ def evaluate_run(model: str | os.PathLike[str], **options: Any) -> Evaluation:
 
 
 def run(config: EvaluateConfig) -> Evaluation:
-    """Carry out an evaluation. Raises UserError for what the user can mend."""
+    """Carry out an evaluation and return that on the data set asked for, or the first that the network was trained on.
+
+    Raises UserError for what the user can mend; where it is about another data set of the mixture, says it and goes on.
+    """
     from pyhar.data import registry
     from pyhar.devices import choose_device
-    from pyhar.evaluation.run import LOG_FILE, evaluate_and_report
     from pyhar.memory import keep_large_blocks
     from pyhar.models import load_model
 
@@ -92,13 +96,39 @@ def run(config: EvaluateConfig) -> Evaluation:
     keep_large_blocks()
     model, meta = load_model(config.model, device)
     is_run = config.model.is_dir()
-    stills = config.data or meta.extra.get("pose_data", "synthetic")
-    clips: str | None = config.clip_data or config.data or meta.extra.get("clip_data", stills)
-    if not model.num_action_blocks or (config.clip_data is None and not registry.judges_actions(str(clips))):
-        clips = None
+    poses = [config.data] if config.data else meta.extra.get("pose_data", "synthetic").split()
+    actions = [config.clip_data or config.data or ""]
+    if not any(actions):
+        actions = meta.extra.get("clip_data", poses[0]).split()
+    if not model.num_action_blocks or (config.clip_data is None and not registry.judges_actions(actions[0])):
+        actions = []
     folder = config.model if is_run else Path("evaluations") / config.model.stem
     folder = Path(config.output) if config.output else folder / (config.data or "")
 
+    result = _judge(config, model, meta, poses[0], actions[0] if actions else None, folder, speed=config.speed)
+    for name in dict.fromkeys([*poses[1:], *actions[1:]]):
+        stills, clips = (name if name in others[1:] else None for others in (poses, actions))
+        try:
+            _judge(config, model, meta, stills, clips, folder / name, speed=False)
+        except UserError as error:
+            print(f"{name}, which the network was also trained on, cannot be evaluated: {error}", file=sys.stderr)
+    return result
+
+
+def _judge(
+    config: EvaluateConfig,
+    model: SPNet,
+    meta: ModelMeta,
+    stills: str | None,
+    clips: str | None,
+    folder: Path,
+    speed: bool,
+) -> Evaluation:
+    """Evaluate on the stills of one data set and the clips of one."""
+    from pyhar.data import registry
+    from pyhar.evaluation.run import LOG_FILE, evaluate_and_report
+
+    is_run = config.model.is_dir()
     options: dict[str, Any] = {"image_size": model.config.image_size, "augment": False, "layout": model.config.layout}
     sets = [name for name in dict.fromkeys((stills, clips)) if name]
     boxes = {name: _boxes(config, name, model, folder) for name in sets} if config.boxes else {}
@@ -108,15 +138,13 @@ def run(config: EvaluateConfig) -> Evaluation:
             more["boxes"] = boxes[name]
         return registry.build(name, _split(config, name), kind, **options, **more)
 
-    pose_data = build(stills, "pose")
-    clip_data = build(clips, "clips", clip_frames=model.config.clip_frames) if clips else None
     names = [f"{name}, {_split(config, name)} split" for name in sets]
     return evaluate_and_report(
         folder,
         model,
         meta,
-        pose_data,
-        clip_data,
+        build(stills, "pose") if stills else None,
+        build(clips, "clips", clip_frames=model.config.clip_frames) if clips else None,
         log=config.model / LOG_FILE if is_run else None,
         title=config.model.resolve().name if is_run else config.model.stem,
         report=config.report,
@@ -124,14 +152,14 @@ def run(config: EvaluateConfig) -> Evaluation:
         boxes={None: "the data set's own.", "refined": "predicted, two rounds from whole pictures."}.get(
             config.boxes, f"from {config.boxes}."
         ),
-        device=device,
+        device=next(model.parameters()).device,
         batch_size=config.batch_size,
         workers=config.workers,
         pose_samples=config.pose_samples,
         clips=config.clips,
         multi_clip=config.multi_clip,
         max_clips=config.max_clips,
-        speed=config.speed,
+        speed=speed,
         progress=config.progress,
     )
 

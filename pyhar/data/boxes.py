@@ -113,13 +113,15 @@ def _scaled(box: Array, factor: float) -> Array:
 
 
 def _whole_picture(index: Index, root: Path, sequence: int) -> Array:
-    kind, path = MEDIA_KINDS[index.media_kind[sequence]], root / index.media[sequence]
+    kind, medium = MEDIA_KINDS[index.media_kind[sequence]], index.media[sequence]
     if kind == "video":
         from pyhar.data.video_reader import VideoReader
 
-        reader = VideoReader(path)
+        reader = VideoReader(root / medium)
         width, height = reader.width, reader.height
         reader.close()
     else:
-        width, height = picture_size(path if kind == "picture" else numbered(path, int(index.first_frame[sequence])))
+        width, height = picture_size(
+            root / (medium if kind == "picture" else numbered(medium, int(index.first_frame[sequence])))
+        )
     return np.array([-0.5, -0.5, width - 0.5, height - 0.5])

@@ -1,31 +1,26 @@
-"""Pixels: the crop of a picture, of numbered pictures, or of frames of a video, each by one affine map.
+"""Pixels: the crop of a picture, of numbered pictures, or of frames of a video, each by one affine map
+(`pyhar.data.warp`).
 
-A crop interpolates once. Where it shows the picture smaller, whole blocks of n x n pixels are first averaged, n about
-the number of picture pixels that one of the crop's covers, so that none is passed over: INTER_AREA's filter, which
-OpenCV's warps do not offer, on the picture's own grid, where it costs little. Of a JPEG that averaging comes from the
-decoder, at 1/2, 1/4 or 1/8, for less than the whole picture costs. The map takes the blocks' centres into account. Only
-the part that the crop shows is averaged and, of a video's frame, turned into RGB.
+Where a crop shows a JPEG smaller, the decoder gives it at 1/2, 1/4 or 1/8, averaged, for less than the whole picture
+costs.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pyhar.data.decoded import crop_frame
 from pyhar.data.geometry import Matrix
 from pyhar.data.video_reader import VideoReader
+from pyhar.data.warp import Picture, shrinking, warp
 from pyhar.errors import UserError
-
-Picture = npt.NDArray[np.uint8]
 
 # Reader -> flag of OpenCV for a decoder that gives 1/reader of a JPEG's width and height.
 _REDUCED = {
@@ -34,11 +29,9 @@ _REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
-# Blocks are as large as a crop's pixel, rounded down but for a little: interpolation alone bears 1.6 to 1.
-_ROUNDING = 0.4
 # Open videos that a process keeps: stills of one video come one after the other where a still names its neighbour.
 _MAX_OPEN = 4
-_open: OrderedDict[Path, VideoReader] = OrderedDict()
+_open: OrderedDict[str, VideoReader] = OrderedDict()
 _open_in = os.getpid()
 
 
@@ -59,10 +52,9 @@ def read_crop(
         places: dict[int, list[int]] = {}
         for place, number in enumerate(numbers):
             places.setdefault(int(number), []).append(place)
-        for number, frame in _video(Path(path)).read(sorted(places)):
-            rgb, offset = _shown_part(frame, to_pixels, size)
+        for number, frame in _video(str(path)).read(sorted(places)):
             first, *rest = places[number]
-            warp(rgb, to_pixels @ offset, size, out=out[first])
+            crop_frame(frame, to_pixels, size, out[first])
             for place in rest:
                 out[place] = out[first]
         return out
@@ -72,36 +64,9 @@ def read_crop(
         if file in done:
             out[place] = out[done[file]]
             continue
-        bgr, to_picture = _decode(file, _shrink(to_pixels))
+        bgr, to_picture = _decode(file, shrinking(to_pixels))
         warp(bgr, to_pixels @ to_picture, size, bgr=True, out=out[place])
         done[file] = place
-    return out
-
-
-def warp(picture: Picture, to_pixels: Matrix, size: int, *, bgr: bool = False, out: Picture | None = None) -> Picture:
-    """The crop, RGB (size, size, 3), of a picture (H, W, 3), RGB or BGR, by the map `to_pixels` (3, 3) of pixel
-    indices; black outside. It is written into `out` if that is given."""
-    if out is None:
-        out = np.empty((size, size, 3), np.uint8)
-    height, width = picture.shape[:2]
-    block = max(int(_shrink(to_pixels) + _ROUNDING), 1)
-    left, top, right, bottom = _bounds(to_pixels, size, width, height, block)
-    if right <= left or bottom <= top:
-        out[:] = 0
-        return out
-    # With a fourth channel, OpenCV's warp takes half the time.
-    part = cv2.cvtColor(picture[top:bottom, left:right], cv2.COLOR_BGR2RGBA if bgr else cv2.COLOR_RGB2RGBA)
-    matrix = to_pixels[:2].copy()
-    # Block i averages picture pixels left + block * i to left + block * i + block - 1.
-    matrix[:, 2] += matrix[:, 0] * (left + 0.5 * (block - 1)) + matrix[:, 1] * (top + 0.5 * (block - 1))
-    if block > 1:
-        rows, columns = -(-part.shape[0] // block), -(-part.shape[1] // block)
-        missing = rows * block - part.shape[0], columns * block - part.shape[1]
-        if any(missing):  # at the picture's edge
-            part = cv2.copyMakeBorder(part, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)
-        part = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
-        matrix[:, :2] *= block
-    cv2.cvtColor(cv2.warpAffine(part, matrix, (size, size), flags=cv2.INTER_LINEAR), cv2.COLOR_RGBA2RGB, dst=out)
     return out
 
 
@@ -215,33 +180,7 @@ def _decode(file: str, shrink: float) -> tuple[Picture, Matrix]:
     return picture.astype(np.uint8, copy=False), to_picture
 
 
-def _shrink(to_pixels: Matrix) -> float:
-    """Picture pixels along the side of one of the crop's."""
-    (a, b), (c, d) = to_pixels[:2, :2].tolist()
-    return float(abs(a * d - b * c) ** -0.5)
-
-
-def _bounds(to_pixels: Matrix, size: int, width: int, height: int, multiple: int) -> tuple[int, int, int, int]:
-    """The part of a picture that a crop shows: left, top, right, bottom, the latter two excluded, and its sides
-    multiples of `multiple` but where the picture ends. Empty where the crop shows nothing of it."""
-    (a, b, x), (c, d, y) = to_pixels[:2].tolist()
-    area = a * d - b * c
-    corners = [(u - x, v - y) for u in (-0.5, size - 0.5) for v in (-0.5, size - 0.5)]
-    across = [(d * u - b * v) / area for u, v in corners]
-    down = [(a * v - c * u) / area for u, v in corners]
-    # Interpolation reaches for the next block.
-    reach = 1 + multiple
-
-    def span(values: list[float], limit: int) -> tuple[int, int]:
-        first = min(max(math.floor(min(values)) - reach, 0), limit)
-        last = math.ceil(max(values)) + reach + 1
-        return first, min(first + -(-(last - first) // multiple) * multiple, limit)
-
-    (left, right), (top, bottom) = span(across, width), span(down, height)
-    return left, top, right, bottom
-
-
-def _video(path: Path) -> VideoReader:
+def _video(path: str) -> VideoReader:
     """The reader of a video, kept open for the next sample."""
     global _open_in
     if _open_in != os.getpid():
@@ -257,49 +196,6 @@ def _video(path: Path) -> VideoReader:
 
 
 _inherited: list[VideoReader] = []
-
-
-def _shown_part(frame: Any, to_pixels: Matrix, size: int) -> tuple[Picture, Matrix]:
-    """The part of a decoded frame that the crop shows, RGB, and the map from its pixel indices to the frame's."""
-    width, height = frame.width, frame.height
-    block = max(int(_shrink(to_pixels) + _ROUNDING), 1)
-    left, top, right, bottom = _bounds(to_pixels, size, width, height, block)
-    # Even, since chroma is stored for 2 x 2 pixels.
-    left, top, right, bottom = (
-        left // 2 * 2,
-        top // 2 * 2,
-        min(right + right % 2, width),
-        min(bottom + bottom % 2, height),
-    )
-    if right <= left or bottom <= top:
-        return np.zeros((1, 1, 3), np.uint8), np.array([[1.0, 0.0, -9e9], [0.0, 1.0, -9e9], [0.0, 0.0, 1.0]])
-    whole = (right - left) * (bottom - top) > 0.7 * width * height
-    if whole or frame.format.name not in ("yuv420p", "yuvj420p") or width % 2 or height % 2:
-        return _rgb(frame), np.eye(3)
-    import av
-
-    part: Any = av.VideoFrame(right - left, bottom - top, frame.format.name)
-    part.colorspace, part.color_range = frame.colorspace, frame.color_range
-    for plane, of_part, half in zip(frame.planes, part.planes, (1, 2, 2), strict=True):
-        source = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-        target = np.frombuffer(of_part, np.uint8).reshape(-1, of_part.line_size)
-        rows, columns = (bottom - top) // half, (right - left) // half
-        target[:rows, :columns] = source[top // half :, left // half :][:rows, :columns]
-    return _rgb(part), np.array([[1.0, 0.0, left], [0.0, 1.0, top], [0.0, 0.0, 1.0]])
-
-
-def _rgb(frame: Any) -> Picture:
-    """A decoded frame, or part of one, as (H, W, 3)."""
-    # One converter for all frames: it keeps its tables for as long as sizes stay the same.
-    picture: Picture = _converter().reformat(frame, format="rgb24", threads=1).to_ndarray()
-    return picture
-
-
-@cache
-def _converter() -> Any:
-    from av.video.reformatter import VideoReformatter
-
-    return VideoReformatter()
 
 
 def read_frames(path: str | Path, numbers: Iterable[int]) -> Iterator[tuple[int, Picture]]:

@@ -5,6 +5,8 @@ All maps are (3, 3) float64 matrices acting on homogeneous column vectors (x, y,
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -21,8 +23,8 @@ def square_box(box: npt.ArrayLike, margin: float = 0.0) -> npt.NDArray[np.float6
 
     Raises UserError if the box has no area or is not finite.
     """
-    x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
-    if not np.isfinite([x1, y1, x2, y2]).all() or x2 <= x1 or y2 <= y1:
+    x1, y1, x2, y2 = np.asarray(box, dtype=np.float64).tolist()
+    if not (math.isfinite(x1 + y1 + x2 + y2) and x2 > x1 and y2 > y1):
         raise UserError(f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) has no area: give x1 < x2 and y1 < y2 in pixels")
     half = 0.5 * (1.0 + margin) * max(x2 - x1, y2 - y1)
     cx, cy = 0.5 * (x1 + x2), 0.5 * (y1 + y2)
@@ -46,22 +48,22 @@ def crop_map(
     person larger. shift: fractions of the crop by which the content moves right and down. flip: mirror left and right,
     last.
     """
-    x1, y1, x2, y2 = np.asarray(box, dtype=np.float64)
+    x1, y1, x2, y2 = np.asarray(box, dtype=np.float64).tolist()
     cx, cy, side = 0.5 * (x1 + x2), 0.5 * (y1 + y2), max(x2 - x1, y2 - y1)
-    angle = np.deg2rad(rotation)
-    a = scale / side * np.cos(angle)
-    b = scale / side * np.sin(angle)
-    out = np.array([[a, -b, 0.0], [b, a, 0.0], [0.0, 0.0, 1.0]])
-    out[:2, 2] = 0.5 + np.asarray(shift) - out[:2, :2] @ np.array([cx, cy])
-    if flip:
-        out = np.array([[-1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]) @ out
-    return out
+    angle = math.radians(rotation)
+    a, b = scale / side * math.cos(angle), scale / side * math.sin(angle)
+    right, down = 0.5 + shift[0] - a * cx + b * cy, 0.5 + shift[1] - b * cx - a * cy
+    across = [-a, b, 1.0 - right] if flip else [a, -b, right]
+    return np.array([across, [b, a, down], [0.0, 0.0, 1.0]])
 
 
 def to_crop_pixels(to_crop: Matrix, size: int) -> Matrix:
     """The map from picture pixels to pixel indices of a `size` x `size` crop, pixel centres at integers on both
     sides."""
-    return np.array([[size, 0.0, -0.5], [0.0, size, -0.5], [0.0, 0.0, 1.0]]) @ to_crop
+    out = to_crop * size
+    out[:2, 2] -= 0.5
+    out[2] = to_crop[2]
+    return out
 
 
 def apply_map(matrix: Tensor, points: Tensor) -> Tensor:

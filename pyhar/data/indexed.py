@@ -12,6 +12,7 @@ a still, and under "subsample" the step of evaluation clips.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,6 +67,8 @@ class _Indexed:
         if seed < 0:
             raise UserError(f"seed must be at least 0, not {seed}")
         self.source, self.root, self.split = index, Path(root), split
+        # A Path costs each sample more than its joints do. Percent signs in a pattern are doubled.
+        self._folders = {kind: str(root).replace("%", "%%" if kind == "frames" else "%") for kind in MEDIA_KINDS}
         self.image_size, self.seed = image_size, seed
         self.sequences: Ints = index.of_split(split)
         self.augmentation = choose_augmentation(split == "train" if augment is None else augment, PAPER_AUGMENTATION)
@@ -137,9 +140,10 @@ class _Indexed:
         to_crop = crop_map(
             square_box(box, margin), rotation=crop.rotation, scale=crop.scale, shift=crop.shift, flip=crop.flip
         )
+        kind = MEDIA_KINDS[index.media_kind[sequence]]
         pictures = read_crop(
-            self.root / index.media[sequence],
-            MEDIA_KINDS[index.media_kind[sequence]],
+            os.path.join(self._folders[kind], index.media[sequence]),
+            kind,
             int(index.first_frame[sequence]) + int(index.frame_step[sequence]) * frames,
             to_crop_pixels(to_crop, size),
             size,
@@ -150,30 +154,35 @@ class _Indexed:
             px, mm, visible = px[:, self._swap], mm[:, self._swap], visible[:, self._swap]
         xy = px @ to_crop[:2, :2].T + to_crop[:2, 2]
         root_depth = mm[:, self.layout.root, 2]
-        z = 0.5 + (mm[..., 2] - root_depth[:, None]) / DEPTH_RANGE_MM
-        pose = np.concatenate([xy, z[..., None]], axis=-1)
+        pose = np.empty((*xy.shape[:2], 3))
+        pose[..., :2] = xy
+        pose[..., 2] = 0.5 + (mm[..., 2] - root_depth[:, None]) / DEPTH_RANGE_MM
         valid = np.isfinite(pose)
-        known = valid[..., :2].all(axis=-1)
+        known = valid[..., 0] & valid[..., 1]
         valid[..., :2] = known[..., None]
+        pose[~valid] = 0.0
         # Comparisons with NaN are false: an unknown joint is not inside.
         inside = known & ((xy >= 0) & (xy <= 1)).all(axis=-1)
+        seen = visible & inside
+        if crop.erased is not None:
+            seen &= ~inside_erased(xy, crop)
         return Sample(
             frames=torch.from_numpy(pictures),
-            pose=_float(np.where(valid, pose, 0.0)),
+            pose=_float(pose),
             pose_valid=torch.from_numpy(valid),
             confidence=_float(inside),
-            visible=torch.from_numpy(visible & inside & ~inside_erased(xy, crop)),
-            action=torch.tensor(int(index.action[sequence])),
-            action_head=torch.tensor(0),
+            visible=torch.from_numpy(seen),
+            action=_int(index.action[sequence]),
+            action_head=_int(0),
             joints_px=_float(px),
             joints_mm=_float(mm),
             root_depth=_float(root_depth),
-            camera=_float(np.asarray(index.camera[sequence])),
+            camera=_float(index.camera[sequence]),
             to_crop=torch.from_numpy(to_crop),
-            head_size=_float(np.asarray(index.head_size[rows])),
+            head_size=_float(index.head_size[rows]),
             box=_float(box),
-            subject=torch.tensor(int(index.subject[sequence])),
-            index=torch.tensor(place),
+            subject=_int(index.subject[sequence]),
+            index=_int(place),
             name=name,
         )
 
@@ -225,7 +234,7 @@ class IndexedPoses(_Indexed):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         place, draw = self._check_key(key, len(self))
-        rng = self._rng(place, draw)
+        rng = self._rng(place, draw) if self.augmentation is not None else None
         still = int(self._chosen[place])
         of = int(np.searchsorted(self._ends, still, side="right"))
         sequence = int(self.sequences[of])
@@ -236,20 +245,20 @@ class IndexedPoses(_Indexed):
             frame = self._frame(sequence, rng, name)
         if self.source.num_frames(sequence) > 1:
             name = f"{name}#{frame}"
-        crop = draw_crop(self.augmentation, rng) if self.augmentation is not None else Crop()
+        crop = draw_crop(self.augmentation, rng) if self.augmentation is not None and rng is not None else Crop()
         sample = self._sample(place, sequence, np.array([frame]), crop, name)
         for timed in TIMED_KEYS:
             sample[timed] = sample[timed][0]  # type: ignore[literal-required]
         return sample
 
-    def _frame(self, sequence: int, rng: np.random.Generator, name: str) -> int:
+    def _frame(self, sequence: int, rng: np.random.Generator | None, name: str) -> int:
         if self.source.num_frames(sequence) == 1:
             return 0
         joints = self.source.joints_px[self._rows(sequence)]
         known = np.flatnonzero(np.isfinite(joints).all(axis=-1).any(axis=-1))
         if not len(known):
             raise UserError(f"{name} has no frame with a known joint")
-        return int(known[rng.integers(len(known))] if self.augmentation is not None else known[len(known) // 2])
+        return int(known[rng.integers(len(known))] if rng is not None else known[len(known) // 2])
 
 
 class IndexedClips(_Indexed):
@@ -341,3 +350,7 @@ def _read_boxes(path: Path, index: Index) -> dict[str, Floats]:
 
 def _float(values: npt.NDArray[np.generic]) -> torch.Tensor:
     return torch.from_numpy(np.array(values, dtype=np.float32))
+
+
+def _int(value: int | np.integer) -> torch.Tensor:
+    return torch.from_numpy(np.array(value, dtype=np.int64))

@@ -113,42 +113,81 @@ def _load_hdf5(file: Path, names: tuple[str, ...] | None) -> dict[str, Any]:
 
     with h5py.File(file, "r") as content:
         chosen = [n for n in content if not n.startswith("#") and (names is None or n in names)]
-        return {name: _hdf5(content[name], content) for name in chosen}
+        read = _Hdf5()
+        return {name: read.value(content[name].id) for name in chosen}
 
 
-def _hdf5(item: Any, file: Any) -> Any:
-    import h5py
+class _Hdf5:
+    """Reads what MATLAB keeps in HDF5.
 
-    kind = item.attrs.get("MATLAB_class", b"")
-    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
-    if isinstance(item, h5py.Group):
-        return _hdf5_struct(item, file)
-    if item.attrs.get("MATLAB_empty", 0):
-        return {"char": "", "struct": [], "cell": []}.get(kind, np.zeros((0, 0)))
-    values = item[()]
-    if h5py.check_ref_dtype(item.dtype) is not None:
-        # HDF5 lists the dimensions the other way round, so its rows are MATLAB's columns.
-        return [_hdf5(file[reference], file) for reference in values.ravel()]
-    values = values.T
-    if kind == "char":
-        rows = ["".join(map(chr, row)) for row in np.atleast_2d(values)]
-        return rows[0] if len(rows) == 1 else rows
-    return np.atleast_2d(values.astype(np.bool_) if kind == "logical" else values)
+    A file of many people has millions of items, each with one number: they are read by HDF5's plain interface, and what
+    NumPy makes of a type is worked out but once for each type.
+    """
 
+    def __init__(self) -> None:
+        import h5py
 
-def _hdf5_struct(group: Any, file: Any) -> list[dict[str, Any]]:
-    """A struct array keeps a list of references for each field; a scalar struct keeps the field itself."""
-    import h5py
+        self._h5: Any = h5py
+        self._types: list[tuple[Any, np.dtype[Any], Any]] = []
 
-    def of_array(field: Any) -> bool:
+    def value(self, item: Any) -> Any:
+        """A group or data set, in the form that the module says."""
+        if isinstance(item, self._h5.h5g.GroupID):
+            return self._struct(item)
+        values = self._array(item, whole=True)
+        if values.dtype.kind == "f":
+            # What is empty has whole numbers in its place.
+            return np.atleast_2d(values.T)
+        kind = self._attribute(item, b"MATLAB_class", b"")
+        kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+        if self._attribute(item, b"MATLAB_empty", 0):
+            return {"char": "", "struct": [], "cell": []}.get(kind, np.zeros((0, 0)))
+        if values.dtype.kind == "O":
+            # HDF5 lists the dimensions the other way round, so its rows are MATLAB's columns.
+            dereference = self._h5.h5r.dereference
+            return [self.value(dereference(reference, item)) for reference in values.ravel()]
+        values = values.T
+        if kind == "char":
+            rows = ["".join(map(chr, row)) for row in np.atleast_2d(values)]
+            return rows[0] if len(rows) == 1 else rows
+        return np.atleast_2d(values.astype(np.bool_) if kind == "logical" else values)
+
+    def _struct(self, group: Any) -> list[dict[str, Any]]:
+        """A struct array keeps a list of references for each field; a scalar struct keeps the field itself."""
+        items = {name.decode(): self._h5.h5o.open(group, name) for name in group}
+        fields = {name: self.value(item) for name, item in items.items()}
+        if fields and all(self._of_array(item) for item in items.values()):
+            length = len(next(iter(fields.values())))
+            return [{name: values[i] for name, values in fields.items()} for i in range(length)]
+        return [fields]
+
+    def _of_array(self, field: Any) -> bool:
         return (
-            isinstance(field, h5py.Dataset)
-            and h5py.check_ref_dtype(field.dtype) is not None
-            and "MATLAB_class" not in field.attrs
+            isinstance(field, self._h5.h5d.DatasetID)
+            and self._type(field)[0].kind == "O"
+            and not self._h5.h5a.exists(field, b"MATLAB_class")
         )
 
-    fields = {name: _hdf5(field, file) for name, field in group.items()}
-    if fields and all(of_array(field) for field in group.values()):
-        length = len(next(iter(fields.values())))
-        return [{name: values[i] for name, values in fields.items()} for i in range(length)]
-    return [fields]
+    def _attribute(self, item: Any, name: bytes, default: Any) -> Any:
+        if not self._h5.h5a.exists(item, name):
+            return default
+        return self._array(self._h5.h5a.open(item, name))[()]
+
+    def _array(self, item: Any, whole: bool = False) -> np.ndarray[Any, Any]:
+        dtype, in_memory = self._type(item)
+        values = np.empty(item.shape, dtype)
+        if whole:
+            item.read(self._h5.h5s.ALL, self._h5.h5s.ALL, values, in_memory)
+        else:
+            item.read(values, in_memory)
+        return values
+
+    def _type(self, item: Any) -> tuple[np.dtype[Any], Any]:
+        """NumPy's type for an item's, and HDF5's for that."""
+        stored = item.get_type()
+        for known, dtype, in_memory in self._types:
+            if stored == known:
+                return dtype, in_memory
+        dtype = item.dtype
+        self._types.append((stored, dtype, self._h5.h5t.py_create(dtype)))
+        return dtype, self._types[-1][2]

@@ -43,14 +43,14 @@ class Faults:
 def check_media(index: Index, root: Path, *, whole: bool = False, workers: int = 2, progress: bool = False) -> Faults:
     """Find the media that cannot serve their sequences.
 
-    Without `whole` it asks only whether files are there. With it, pictures must have their size and their end, and
-    videos their frames; of numbered pictures every one is looked at.
+    Without `whole` it asks only whether files are there. With it, pictures must have their end, and videos their
+    frames; of numbered pictures every one is looked at, and all must be of one size.
     """
 
     def look(item: tuple[str, _Span]) -> tuple[str, str, int | None]:
         medium, span = item
         try:
-            held = _look(root / medium, span, whole)
+            held = _look(root, medium, span, whole)
         except UserError as error:
             return medium, _short(str(error), medium), None
         return medium, "", held
@@ -120,20 +120,21 @@ def _faults(found: list[tuple[str, str, int | None]]) -> Faults:
     )
 
 
-def _look(path: Path, span: _Span, whole: bool) -> int | None:
+def _look(root: Path, medium: str, span: _Span, whole: bool) -> int | None:
     """Raise UserError if a medium cannot serve; returns the frames of a video that is too short."""
     numbers = span.numbers()
-    files = [path]
+    files = [root / medium]
     if span.kind == "frames":
-        files = [Path(numbered(path, number)) for number in (numbers if whole else (numbers[0], numbers[-1]))]
+        files = [root / numbered(medium, number) for number in (numbers if whole else (numbers[0], numbers[-1]))]
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise UserError("the file is missing" if len(missing) == len(files) else "frames are missing")
     if whole and span.kind == "video":
-        return _too_short(path, numbers)[1]
+        return _too_short(files[0], numbers)[1]
     if whole:
-        for file in files:
-            check_picture(file)
+        sizes = {check_picture(file) for file in files}
+        if len(sizes) > 1:
+            raise UserError("its frames differ in size")
     return None
 
 

@@ -18,6 +18,7 @@ A coordinate of zero, or one that is no number, means a missing joint; so does a
 picture (x and y at most 1), where the labelling tool left joints that nobody placed. A hidden joint elsewhere is known
 but not visible.
 
+Frames of one video are of one size: its first and last are compared here, all of them by `pyhar.data.prepare --check`.
 Labels and frames can disagree. A video has as many frames as have both joints and a picture; where `bbox` has fewer
 rows, the boxes of the rest are unknown. `notes` names such videos, and gives the viewpoint of each.
 """
@@ -192,7 +193,7 @@ class _Video:
         self.disagreements: list[str] = []
         self.joints, self.visible = _joints(fields)
         count = self._frames(frames)
-        self._check_size(frames, matlab.matrix(fields.get("dimensions")).ravel())
+        self._check_size(frames, count, matlab.matrix(fields.get("dimensions")).ravel())
         self.joints, self.visible = self.joints[:count], self.visible[:count]
         self.box = self._boxes(matlab.matrix(fields.get("bbox")), count)
         if not (np.isfinite(self.joints).any() or np.isfinite(self.box).any()):
@@ -212,12 +213,18 @@ class _Video:
             self.disagreements.append("fewer_labels_than_frames")
         return min(labelled, len(numbers))
 
-    def _check_size(self, folder: Path, dimensions: Array) -> None:
+    def _check_size(self, folder: Path, count: int, dimensions: Array) -> None:
         """Joints mean nothing in pictures of another size than the labels were made for."""
         try:
             width, height = picture_size(folder / "000001.jpg")
         except UserError as error:
             raise _UnusableError("the first frame is not a picture") from error
+        try:
+            changed = picture_size(folder / f"{count:06d}.jpg") != (width, height)
+        except UserError as error:
+            raise _UnusableError("the last frame is not a picture") from error
+        if changed:
+            raise _UnusableError("frames differ in size")
         # The owners' own numbers are a pixel or two off their pictures.
         if len(dimensions) >= 2 and np.abs([height, width] / dimensions[:2] - 1).max() > SIZE_TOLERANCE:
             raise _UnusableError(

@@ -1,6 +1,6 @@
 """What a sample is: one dictionary of tensors, the same for every data set, for still frames and for clips.
 
-A clip has a leading T on the keys marked `[T,]`; a still has none. `torch.utils.data.default_collate` makes batches.
+A clip has a leading T on the keys marked `[T,]`; a still has none. `pyhar.data.batches` makes batches.
 
 Coordinate conventions, here and everywhere:
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
+from pyhar.data.batches import collate
 from pyhar.errors import UserError
 
 Key = TypeVar("Key")
@@ -47,7 +48,7 @@ class _Guarded(Dataset[Any], Generic[Key]):
 def _collate(items: list[tuple[Key, Any]]) -> tuple[list[Key], Any, list[tuple[Key, str]]]:
     good = [(key, sample) for key, sample in items if not isinstance(sample, str)]
     bad = [(key, sample) for key, sample in items if isinstance(sample, str)]
-    return [key for key, _ in good], default_collate([sample for _, sample in good]) if good else None, bad
+    return [key for key, _ in good], collate([sample for _, sample in good]) if good else None, bad
 
 
 def batches(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,8 +86,8 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu")
 
 
 def load_weights(model: SPNet, state: dict[str, torch.Tensor], source: str, *, assign: bool = False) -> None:
-    """Put a state dict into `model`; raises UserError that lists what is missing, unexpected or of another shape,
-    before changing anything."""
+    """Put a state dict into `model`; raises UserError that lists what is missing, unexpected, of another shape, or not
+    finite, before changing anything."""
     own = model.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in own]
@@ -96,6 +97,21 @@ def load_weights(model: SPNet, state: dict[str, torch.Tensor], source: str, *, a
         if name in state and state[name].shape != value.shape
     ]
     if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise UserError(f"{source} belongs to another configuration than this network: {shown}")
+        raise UserError(
+            f"{source} belongs to another configuration than this network: {listed(problems, between='; ')}"
+        )
+    if broken := [name for name, value in state.items() if not _finite(value)]:
+        raise UserError(f"{source} holds NaN or infinite weights in {listed(broken)}: fetch or train it again")
     model.load_state_dict(state, assign=assign)
+
+
+def _finite(weights: torch.Tensor) -> bool:
+    if not weights.is_floating_point() or weights.numel() == 0:
+        return True
+    # One pass without a copy; a NaN is both the least and the largest.
+    return all(math.isfinite(float(bound)) for bound in weights.aminmax())
+
+
+def listed(names: list[str], most: int = 5, between: str = ", ") -> str:
+    """The first few names, and how many more there are."""
+    return between.join(names[:most]) + (f"{between}and {len(names) - most} more" if len(names) > most else "")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pyhar.data.batches import collate
 from pyhar.data.registry import PoseData
 from pyhar.errors import UserError
 from pyhar.training.config import STAGES, StageConfig, StageName
@@ -144,6 +145,7 @@ def load(data: TrainingData, batches: StepBatches, workers: int, pin_memory: boo
         data,
         batch_sampler=cast("Sampler[list[int]]", batches),
         num_workers=workers,
+        collate_fn=collate,
         worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
         pin_memory=pin_memory,

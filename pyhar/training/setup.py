@@ -59,7 +59,7 @@ def describe(config: TrainConfig, data: TrainingData) -> ModelMeta:
     # What `pyhar evaluate` takes if not told.
     for task, names in (("pose", config.data.pose), ("clip", config.data.action)):
         if names:
-            meta.extra[f"{task}_data"] = names[0]
+            meta.extra[f"{task}_data"] = " ".join(names)
     if data.sources["action"]:
         meta.action_names = [list(source.action_names) for source in data.sources["action"]]
     for source in (*data.sources["pose"], *data.sources["action"]):

@@ -430,6 +430,47 @@ def test_pickle_of_coco_joints(tmp_path: Path) -> None:
     assert np.isnan(index.camera).all()
 
 
+def test_pickle_of_coco_joints_has_actions_and_splits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = ["S001C001P001R001A007", "S001C002P003R002A060", "S002C003P002R001A001"]
+    body, scores = rng.uniform(300, 800, (6, 17, 2)), np.ones((6, 17))
+    made = [writer.annotation_2d(name, [body], [scores]) for name in names]
+    split = {
+        "xsub_train": [names[0], names[2]],
+        "xsub_val": [names[1]],
+        "xview_train": names[1:],
+        "xview_val": names[:1],
+    }
+    writer.write_pickle(tmp_path / "ntu60_hrnet.pkl", made, split)
+    for protocol, train in (("cross-subject", (0, 2)), ("cross-view", (1, 2))):
+        index = read(tmp_path, check_media=False, protocol=protocol, required=("train", "test"))
+        assert list(index.names) == [f"ntu/{name}" for name in names]
+        assert index.action.tolist() == [6, 59, 0]
+        assert [index.action_names[action] for action in index.action] == [ACTIONS[6], ACTIONS[59], ACTIONS[0]]
+        assert index.subject.tolist() == [1, 3, 2]
+        assert [SPLITS[one] for one in index.split] == ["train" if i in train else "test" for i in range(3)]
+
+
+def test_three_bodies_in_a_pickle(tmp_path: Path) -> None:
+    alone, together = "S001C001P001R001A001", "S001C001P001R001A055"
+    person, second, ghost = writer.kinect(8, seed=1), writer.kinect(8, seed=2), writer.chair(8).xyz
+    second = second + [0.8, 0.0, 0.0]
+    second[1:] = second[:1] + 0.3 * (second[1:] - second[:1])  # Moves less.
+    made = [writer.annotation_3d(name, [ghost, second, person]) for name in (alone, together)]
+    writer.write_pickle(tmp_path / "ntu60_3danno.pkl", made, None)
+
+    def expected(body: np.ndarray) -> np.ndarray:
+        return np.asarray(1000 * body[:, writer.MIRRORED] * [1, -1, 1])
+
+    index = read(tmp_path, check_media=False)
+    assert list(index.names) == [f"ntu/{alone}", f"ntu/{together}"]
+    for name in (alone, together):
+        np.testing.assert_allclose(index.joints_mm[rows(index, name)[1]], expected(person), rtol=0, atol=0.01)
+    index = read(tmp_path, check_media=False, people=2)
+    assert list(index.names) == [f"ntu/{alone}", f"ntu/{together}", f"ntu/{together}#2"]
+    np.testing.assert_allclose(index.joints_mm[16:], expected(second), rtol=0, atol=0.01)
+
+
 def test_pickles_with_bad_recordings(tmp_path: Path) -> None:
     person = writer.kinect(8)
     names = [f"S001C001P001R001A{action:03d}" for action in range(1, 9)]

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from writers import penn_action as writer
 from writers.penn_action import FROM_PA16, README_SPELLINGS, SHORT_SPELLINGS
+from writers.rendered import write_jpeg
 
 from pyhar.data import penn_action
 from pyhar.data.index import MEDIA_KINDS, SPLITS
+from pyhar.data.indexed import IndexedClips
+from pyhar.data.prepare import prepare
 from pyhar.errors import UserError
 
 KNOWN = list(FROM_PA16)
@@ -194,6 +197,30 @@ def test_frames_that_are_missing_or_broken(tmp_path: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
     assert only_skipped(tmp_path) == {"no frames": ["penn/0007"]}
+
+
+def test_a_size_that_changes_within_a_video(tmp_path: Path) -> None:
+    write_one(tmp_path)
+    for number, reason in ((4, "frames differ in size"), (2, "its frames differ in size")):
+        other, frame = tmp_path / "other.jpg", tmp_path / "frames" / "0007" / f"{number:06d}.jpg"
+        whole = frame.read_bytes()
+        write_jpeg(other, np.zeros((60, 80, 3), np.uint8))
+        frame.write_bytes(other.read_bytes())
+        # The last one is seen at once, those between the ends by looking at all.
+        index, _ = prepare("penn", tmp_path, check=True, progress=False)
+        assert index.names == ["penn/0008"]
+        assert index.notes["skipped"] == {reason: ["penn/0007"]}
+        frame.write_bytes(whole)
+    assert len(prepare("penn", tmp_path, check=True, progress=False)[0]) == 2
+
+
+def test_a_folder_with_a_percent_sign(tmp_path: Path) -> None:
+    root = tmp_path / "100% of %d"
+    write_one(root)
+    index, _ = prepare("penn", root, check=True, progress=False)
+    assert len(index) == 2
+    clip = IndexedClips(index, root, "train", 32, 2, augment=False)[0]
+    assert clip["frames"].float().std() > 5
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

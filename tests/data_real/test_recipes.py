@@ -121,6 +121,11 @@ def test_the_2d_scenario(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert found.skipped == 0
     assert set(found.protocols) == {"PCKh@0.5", "single clip", "multi clip", "boxes"}
 
+    # The stills of the mixture's other data set have a table of their own; its clips are judged already.
+    other = Evaluation.from_json((data / "run/penn/evaluation.json").read_text())
+    assert (other.data, other.pose_samples, other.clips) == ("penn, test split", 3, 0)
+    assert (data / "run/penn/report.html").is_file()
+
     assert run_command(evaluate, ["run", "--data", "mpii", *FLAGS]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "mpii, val split" in printed
@@ -150,6 +155,12 @@ def test_the_3d_scenario(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run_command(train, ["ntu", "--run-dir", "run", *options(steps=2, images=8, clips=1)]) == 0
     check_run(data / "run", [0.5, 0.375, 0.125], 60)
     capsys.readouterr()
+    assert run_command(evaluate, ["run", *FLAGS]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for name, stills in (("mpii", 2), ("ntu", 2)):
+        other = Evaluation.from_json((data / "run" / name / "evaluation.json").read_text())
+        assert (other.pose_samples, other.clips) == (stills, 0)
+        assert other.data in printed
 
     assert run_command(evaluate, ["run", "--data", "human36m", *FLAGS]) == 0
     printed = " ".join(capsys.readouterr().out.split())
@@ -174,6 +185,13 @@ def test_the_3d_scenario(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     mpii = evaluate_run("run", data="mpii", report=False, **QUICK)
     assert len(mpii.pose.pckh_by_joint) == 14
     capsys.readouterr()
+
+    # One that is no longer there does not keep the others from being evaluated.
+    (data / "mpii").rename(data / "elsewhere")
+    assert run_command(evaluate, ["run", *FLAGS]) == 0
+    told = capsys.readouterr()
+    assert "mpii, which the network was also trained on, cannot be evaluated" in told.err
+    assert "ntu, test split" in told.out
 
 
 def test_converted_weights_on_every_data_set(data: Path) -> None:

@@ -57,6 +57,16 @@ def test_unusable_model_files(tmp_path: Path) -> None:
         load_model(tmp_path / "wrong.safetensors")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    model = SPNet(TINY)
+    with torch.no_grad():
+        model.entry.stem.weight[0, 0, 0, 0] = value
+    save_model(tmp_path / "broken.safetensors", model, ModelMeta.default(TINY))
+    with pytest.raises(UserError, match=r"broken\.safetensors holds NaN or infinite weights in entry\.stem\.weight: "):
+        load_model(tmp_path / "broken.safetensors")
+
+
 def test_unknown_preset() -> None:
     with pytest.raises(UserError, match="did you mean 'penn-release'"):
         get_preset("pen-release")

@@ -376,6 +376,18 @@ def test_damaged_files(tmp_path: Path) -> None:
     assert all(str(path) in error and "\n" not in error for error in errors)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    weights = release_weights(random_network(PENN))
+    for layer, weight in (("conv1", "kernel"), ("dp1_pb1_bn1", "moving_variance")):
+        weights[layer] = {**weights[layer], weight: weights[layer][weight].copy()}
+        weights[layer][weight].flat[-1] = value
+    path = write(tmp_path / "weights.hdf5", weights, text=False)
+    with pytest.raises(UserError, match=r"weights\.hdf5 holds NaN or infinite weights .*: fetch the file") as error:
+        convert.load_release_weights(SPNet(PENN), path)
+    assert "conv1/kernel, dp1_pb1_bn1/moving_variance" in str(error.value)
+
+
 def dense(file: h5py.File) -> None:
     file.attrs["layer_names"] = np.array([b"dense_1", b"conv1"])
     for name in ("dense_1", "conv1"):
