@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from benchmarks import units
+from benchmarks.accuracy import relative_error
+from pyhar import ops
 from pyhar.models import get_preset
 
 SMALL = units.Case("separable_unit", 2, 8, 12, 5, 6, 3, skips=1)
@@ -53,6 +55,37 @@ def test_every_implementation_is_right_and_timed(case: units.Case) -> None:
         assert row["status"] == "ok"
         assert row["median_us"] > 0
         assert row["speedup"] > 0
+
+
+def test_other_tiles_are_used_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = ops.available_backends()["triton"]
+    if reason is not None:
+        pytest.skip(reason)
+    from pyhar.kernels.triton import unit_product
+    from pyhar.kernels.triton import units as launchers
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    inputs = units.make_inputs(SMALL, torch.float32, torch.device(device))
+    plans = launchers.plan_separable, unit_product.plan_product
+    found = dict(units.tiled(SMALL, inputs))
+    assert len(found) == 1 + len(units.SEPARABLE_TILES) + len(units.PRODUCT_TILES)
+    used: list[tuple[int, ...]] = []
+    start = Launch.start
+
+    def recorded(launch: Launch, device: torch.device) -> None:
+        used.append(tuple(launch.constants[name] for name in ("PIXELS", "OUT") if name in launch.constants))
+        start(launch, device)
+
+    monkeypatch.setattr(Launch, "start", recorded)
+    with torch.no_grad():
+        true = units.by_pyhar(SMALL, inputs.double(), "eager")
+        for sizes in ((16, 64), (32, 64)):  # those that the interpreter is quick with
+            names = [name for name in found if str(sizes)[:-1] in name]
+            assert names
+            for name in names:
+                assert relative_error(found[name](), true) < 1e-5
+                assert used[-1] == sizes
+    assert (launchers.plan_separable, unit_product.plan_product) == plans
 
 
 def test_what_is_wrong_gets_no_speed(stand_in: Any) -> None:
