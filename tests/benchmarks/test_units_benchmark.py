@@ -63,6 +63,7 @@ def test_other_tiles_are_used_and_right(monkeypatch: pytest.MonkeyPatch) -> None
         pytest.skip(reason)
     from pyhar.kernels.triton import unit_product
     from pyhar.kernels.triton import units as launchers
+    from pyhar.kernels.triton.launch import Launch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     inputs = units.make_inputs(SMALL, torch.float32, torch.device(device))
