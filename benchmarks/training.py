@@ -16,7 +16,7 @@ import random
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -161,14 +161,16 @@ def measure(preset: str, names: list[str], device: str, threads: int, rounds: in
             results[name] = {"status": "wrong", "reason": wrong[name]}
             continue
         results[name] = {"status": "ok"}
-        for task in (*TASKS, "both"):
+        for kind in (*TASKS, "both"):
             values, plain = (
-                [sum(one) for one in zip(*times[n].values(), strict=True)] if task == "both" else times[n][task]
+                [sum(one) for one in zip(*times[n].values(), strict=True)]
+                if kind == "both"
+                else times[n][cast(Task, kind)]
                 for n in (name, names[0])
             )
             median, q1, q3, least = (round(v, 4) for v in quantiles(values))
             speedup = quantiles([p / v for p, v in zip(plain, values, strict=True)])[0]
-            results[name][task] = {
+            results[name][kind] = {
                 "median_s": median, "q1_s": q1, "q3_s": q3, "min_s": least, "speedup": round(speedup, 3)
             }  # fmt: skip
     return results

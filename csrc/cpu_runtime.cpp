@@ -65,7 +65,15 @@ std::vector<const Kernels*> offered_kernels() {
         return false;
     };
     if (has("avx2") && has("fma") && has("f16c")) {
-        if (has("avx512f") && has("avx512dq") && has("avx512bw") && has("avx512vl")) offered.push_back(&avx512_kernels);
+        if (has("avx512f") && has("avx512dq") && has("avx512bw") && has("avx512vl")) {
+            static const Kernels with_bfloat16 = [] {
+                Kernels k = avx512_kernels;
+                k.name = "avx512_bf16", k.bfloat16_units = avx512_bfloat16_units;
+                return k;
+            }();
+            if (has("avx512_bf16")) offered.push_back(&with_bfloat16);
+            offered.push_back(&avx512_kernels);
+        }
         offered.push_back(&avx2_kernels);
     }
 #endif

@@ -15,5 +15,6 @@
 #include "cpu/depthwise_conv.h"
 
 namespace pyhar {
-const Kernels scalar_kernels = {"scalar", &scalar::forward, &scalar::backward, &scalar::depthwise_backward};
+const Kernels scalar_kernels = {"scalar", &scalar::forward, &scalar::backward, &scalar::depthwise_backward,
+                               scalar::lanes<float>, scalar::unit_kernels<float>, {}};
 }

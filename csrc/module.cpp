@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -161,6 +162,53 @@ void cpu_depthwise_backward(const std::array<std::int64_t, 5>& size, bool wide, 
     kernels.depthwise_backward(conv, g, d_x, d_weight);
 }
 
+pyhar::Unit unit(const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift, Address weight,
+                 Address shortcut, const std::array<Address, 2>& skips, Address out) {
+    pyhar::Unit u;
+    u.batch = size[0], u.channels = size[1], u.outputs = size[2], u.rows = size[3], u.columns = size[4];
+    u.x = pointer(x);
+    u.scale = static_cast<const float*>(pointer(scale)), u.shift = static_cast<const float*>(pointer(shift));
+    u.weight = pointer(weight), u.shortcut = pointer(shortcut);
+    for (int i = 0; i < 2; ++i) u.skips[i] = pointer(skips[i]);
+    u.out = pointer(out);
+    return u;
+}
+
+const pyhar::UnitKernels& unit_kernels(bool bfloat16) {
+    const auto& kernels = pyhar::kernels();
+    const auto& units = bfloat16 ? kernels.bfloat16_units : kernels.units;
+    if (units.pointwise == nullptr) throw std::invalid_argument(std::string(kernels.name) + " has no units for bfloat16");
+    return units;
+}
+
+void run_unit(pyhar::UnitKernel kernel, const pyhar::Unit& u) {
+    const py::gil_scoped_release free;
+    kernel(u);
+}
+
+void cpu_pointwise_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
+                        Address weight, const std::array<Address, 2>& skips, Address out) {
+    run_unit(unit_kernels(bfloat16).pointwise, unit(size, x, scale, shift, weight, 0, skips, out));
+}
+
+void cpu_separable_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
+                        std::int64_t kernel, Address depthwise, Address pointwise, Address shortcut,
+                        const std::array<Address, 2>& skips, Address out) {
+    auto u = unit(size, x, scale, shift, pointwise, shortcut, skips, out);
+    u.kernel = kernel;
+    u.depthwise = static_cast<const float*>(pointer(depthwise));
+    run_unit(unit_kernels(bfloat16).separable, u);
+}
+
+void cpu_bottleneck_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale,
+                         Address shift, std::int64_t middle, Address reduce, Address bias, std::int64_t kernel,
+                         Address expand, Address shortcut, const std::array<Address, 2>& skips, Address out) {
+    auto u = unit(size, x, scale, shift, expand, shortcut, skips, out);
+    u.middle = middle, u.kernel = kernel;
+    u.reduce = pointer(reduce), u.bias = static_cast<const float*>(pointer(bias));
+    run_unit(unit_kernels(bfloat16).bottleneck, u);
+}
+
 std::uintptr_t cuda_load(int device, const std::string& storage) {
     const void* const image = pyhar::cuda::image(storage);
     if (!image) throw std::invalid_argument("no CUDA kernels for " + storage + " in this build");
@@ -199,6 +247,15 @@ PYBIND11_MODULE(_native, m) {
     m.def("cpu_forward", &cpu_forward, "The forward of the CPU backend; see kernels/cpu.py, its only caller.");
     m.def("cpu_backward", &cpu_backward, "The backward of the CPU backend; see kernels/cpu.py, its only caller.");
     m.def("cpu_depthwise_backward", &cpu_depthwise_backward, "See kernels/cpu_depthwise.py, its only caller.");
+    m.def(
+        "cpu_lanes", [] { return pyhar::kernels().lanes; },
+        "Floats in a vector of the instruction set in use, by which weights of units are packed.");
+    m.def(
+        "cpu_has_bfloat16_units", [] { return pyhar::kernels().bfloat16_units.pointwise != nullptr; },
+        "Whether the instruction set in use multiplies bfloat16.");
+    m.def("cpu_separable_unit", &cpu_separable_unit, "A separable unit; see kernels/cpu_units.py, its only caller.");
+    m.def("cpu_bottleneck_unit", &cpu_bottleneck_unit, "A bottleneck unit; see kernels/cpu_units.py, its only caller.");
+    m.def("cpu_pointwise_unit", &cpu_pointwise_unit, "A pointwise unit; see kernels/cpu_units.py, its only caller.");
     m.def("max_threads", &pyhar::max_threads, "Threads a parallel loop would use now; 1 without OpenMP.");
     m.def("cuda_driver", [] {
         const auto& driver = pyhar::cuda::Driver::get();

@@ -1,41 +1,42 @@
 """The backend "cpu": C++ kernels for tensors in the computer's own memory. `pyhar.kernels` says what its functions do.
 
-All the work is done by csrc/cpu/, which takes any strides and types; here tensors become addresses.
+All the work is done by csrc/cpu/, which takes any strides and types; here tensors become addresses. The convolution
+units, which pack weights, are in `cpu_units`.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyhar.kernels import native
+from pyhar.kernels.cpu_entry import entry, why_unusable
+from pyhar.kernels.cpu_units import bottleneck_unit, pointwise_unit, separable_unit, units_why_not
+
+__all__ = [
+    "bottleneck_unit",
+    "decode_backward",
+    "decode_forward",
+    "pointwise_unit",
+    "separable_unit",
+    "softmax_backward",
+    "softmax_forward",
+    "units_why_not",
+    "why_not",
+    "why_unusable",
+]
 
 Grid = tuple[float, float, float, float]
 
 CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _NO_GRID: Grid = (1.0, 0.0, 1.0, 0.0)
-
-
-@functools.cache
-def why_unusable() -> str | None:
-    """Return why this machine cannot run the backend, or None."""
-    module = native.load()
-    if module is None:
-        return f"the native module is missing: {native.why_missing()}"
-    try:
-        module.cpu_isa()
-    except ValueError as error:
-        return str(error)
-    return None
+_TENSORS = ("logits", "features", "depth_logits", "beta")
 
 
 def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None) -> str | None:
     """Return why the backend cannot serve tensors like these, or None."""
-    for name, tensor in (("logits", logits), ("features", features), ("depth_logits", depth_logits), ("beta", beta)):
+    for name, tensor in zip(_TENSORS, (logits, features, depth_logits, beta), strict=True):
         if tensor is None or (tensor.is_cpu and tensor.dtype in CODES and tensor.layout is torch.strided):
             continue
         if not tensor.is_cpu:
@@ -52,15 +53,6 @@ def as_map(tensor: Tensor | None) -> tuple[int, int, tuple[int, ...]] | None:
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-@functools.cache
-def entry(name: str) -> Callable[..., None]:
-    reason = why_unusable()
-    if reason is not None:
-        raise RuntimeError(reason)
-    function: Callable[..., None] = getattr(native.load(), name)
-    return function
 
 
 def _shared(

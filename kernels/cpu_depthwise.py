@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyhar.kernels.cpu import CODES, as_map, entry
+from pyhar.kernels.cpu import CODES, as_map
+from pyhar.kernels.cpu_entry import entry
 
 
 def why_not(x: Tensor, weight: Tensor) -> str | None:

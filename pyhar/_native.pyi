@@ -72,6 +72,51 @@ def cpu_depthwise_backward(
     d_weight: Map | None,
     /,
 ) -> None: ...
+def cpu_lanes() -> int: ...
+def cpu_has_bfloat16_units() -> bool: ...
+
+# Units: sizes are (N, C, outputs, Y, X); addresses are 0 where there is nothing; what they are is in csrc/cpu/unit.h.
+def cpu_separable_unit(
+    bfloat16: bool,
+    size: tuple[int, int, int, int, int],
+    x: int,
+    scale: int,
+    shift: int,
+    kernel: int,
+    depthwise: int,
+    pointwise: int,
+    shortcut: int,
+    skips: tuple[int, int],
+    out: int,
+    /,
+) -> None: ...
+def cpu_bottleneck_unit(
+    bfloat16: bool,
+    size: tuple[int, int, int, int, int],
+    x: int,
+    scale: int,
+    shift: int,
+    middle: int,
+    reduce: int,
+    bias: int,
+    kernel: int,
+    expand: int,
+    shortcut: int,
+    skips: tuple[int, int],
+    out: int,
+    /,
+) -> None: ...
+def cpu_pointwise_unit(
+    bfloat16: bool,
+    size: tuple[int, int, int, int, int],
+    x: int,
+    scale: int,
+    shift: int,
+    weight: int,
+    skips: tuple[int, int],
+    out: int,
+    /,
+) -> None: ...
 def cuda_driver() -> tuple[int, str]: ...
 def cuda_load(device: int, storage: str) -> int: ...
 def cuda_function(module: int, name: str) -> int: ...

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/appearance.h"
+#include "cpu/units.h"
 
 namespace pyhar {
 namespace PYHAR_ISA {

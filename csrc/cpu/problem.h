@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "cpu/unit.h"
+
 namespace pyhar {
 
 enum class Type : int { f16, bf16, f32, f64 };
@@ -72,6 +74,8 @@ struct Kernels {
     void (*backward)(const Problem&, const Gradients&);
     // d_x, d_weight: absent where not wanted.
     void (*depthwise_backward)(const DepthwiseConv&, const Map& g, const Map& d_x, const Map& d_weight);
+    std::int64_t lanes;  // floats in a vector
+    UnitKernels units, bfloat16_units;
 };
 
 // The sets that this machine offers, best first.
@@ -89,6 +93,7 @@ extern const Kernels scalar_kernels;
 #define PYHAR_VECTOR_X86 1
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
+extern const UnitKernels avx512_bfloat16_units;
 #endif
 
 }  // namespace pyhar

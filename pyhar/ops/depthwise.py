@@ -34,8 +34,8 @@ def depthwise_conv(x: Tensor, weight: Tensor, *, backend: str | None = None) -> 
         UserError: the backend asked for cannot serve the call.
     """
     check_maps("x", x, "C")
-    if not isinstance(weight, Tensor) or weight.dtype not in FLOATING:
-        raise TypeError("weight: expected a floating-point tensor (C, 1, k, k)")
+    if weight.dtype not in FLOATING:
+        raise TypeError(f"weight: expected a floating-point tensor (C, 1, k, k), got {weight.dtype}")
     k = weight.shape[-1] if weight.dim() == 4 else 0
     if weight.shape != (x.shape[1], 1, k, k) or k % 2 == 0:
         raise ValueError(f"weight: expected shape ({x.shape[1]}, 1, k, k) with odd k, got {tuple(weight.shape)}")

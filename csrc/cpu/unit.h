@@ -1,0 +1,40 @@
+// What the kernels of the convolution units are asked to do. Knows neither Python nor an instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace pyhar {
+
+// Maps are dense in the order batch, row, column, channel, in the storage type of the kernels; what is absent is null.
+//
+// Weights come packed. A matrix (outputs, depth) is packed as [outputs / lanes][depth / g][lanes][g], outputs and depth
+// filled up with zeros; g is 2 for bfloat16, which is multiplied in pairs, else 1. The lanes are those of a vector of
+// floats of the instruction set.
+struct Unit {
+    std::int64_t batch = 0, rows = 0, columns = 0, channels = 0, outputs = 0;
+    const void* x = nullptr;
+    const float *scale = nullptr, *shift = nullptr;  // (channels): the prologue relu(scale * x + shift)
+    const void* weight = nullptr;                    // matrix to the outputs; of a bottleneck see `expand`
+    const void* shortcut = nullptr;                  // matrix (outputs, channels)
+    const void* skips[2] = {nullptr, nullptr};       // maps like out
+    void* out = nullptr;
+
+    // Separable units: floats, [channels / lanes][kernel * kernel][lanes], filled up with zeros.
+    std::int64_t kernel = 1;
+    const float* depthwise = nullptr;
+
+    // Bottleneck units. With a 3 x 3 kernel, `weight` is 36 matrices (outputs, middle) packed as floats, the kernel
+    // transformed as unit_winograd.h has it; else it is one matrix (outputs, kernel * kernel * middle).
+    std::int64_t middle = 0;
+    const void* reduce = nullptr;  // matrix (middle, channels)
+    const float* bias = nullptr;   // (middle), filled up with zeros to whole vectors
+};
+
+using UnitKernel = void (*)(const Unit&);
+
+// The units for one storage type; null where the instruction set does not serve it.
+struct UnitKernels {
+    UnitKernel separable = nullptr, bottleneck = nullptr, pointwise = nullptr;
+};
+
+}  // namespace pyhar

@@ -1,0 +1,237 @@
+// Bottleneck units: 1 x 1 to the middle, bias and relu, k x k to the outputs. The middle is never whole in memory.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/unit_winograd.h"
+#include "cpu/unit_tasks.h"
+
+namespace pyhar {
+namespace PYHAR_ISA {
+
+// Rows of the middle maps of one picture, in type D, and zeros outside it: those that a piece of `rows` rows of the
+// output needs. The next piece of the same picture takes over the rows that both need.
+template <class S, class D>
+class Middle {
+public:
+    Middle(const Unit& unit, std::int64_t rows)
+        : unit_(unit),
+          activated_(unit, unit.columns),
+          margin_(unit.kernel / 2),
+          rows_(rows + 2 * margin_),
+          pixel_step_(spread<D>(unit.middle)),
+          row_step_((unit.columns + 2 * margin_ + spare) * pixel_step_),
+          data_(scratch<D>(rows_ * row_step_)) {
+        clear(data_, rows_ * row_step_);
+    }
+
+    // What rows [first, first + rows) of the output need.
+    void move_to(std::int64_t picture, std::int64_t first, std::int64_t rows) {
+        std::int64_t done = 0;
+        if (picture == picture_ && first == next_) {
+            done = 2 * margin_;
+            for (std::int64_t i = 0; i < done; ++i) copy_row(last_rows_ + i, i);
+        }
+        for (; done < rows_; ++done) {
+            const std::int64_t y = first - margin_ + done;
+            D* const to = data_ + done * row_step_ + margin_ * pixel_step_;
+            if (y >= 0 && y < unit_.rows && done < rows + 2 * margin_) {
+                fill_row((picture * unit_.rows + y) * unit_.columns, to);
+            } else {
+                clear(to, unit_.columns * pixel_step_);
+            }
+        }
+        picture_ = picture, next_ = first + rows, last_rows_ = rows;
+    }
+
+    const D* row(std::int64_t i) const { return data_ + i * row_step_; }
+    std::int64_t row_step() const { return row_step_; }
+    std::int64_t pixel_step() const { return pixel_step_; }
+
+    static constexpr std::int64_t spare = 3;  // zeros to the right: a patch may reach so far beyond the margin
+
+private:
+    static void clear(D* to, std::int64_t count) { std::memset(static_cast<void*>(to), 0, sizeof(D) * count); }
+
+    void copy_row(std::int64_t from, std::int64_t to) {
+        if (from != to) std::memcpy(row_at(to), row_at(from), sizeof(D) * row_step_);
+    }
+    D* row_at(std::int64_t i) { return data_ + i * row_step_; }
+
+    void fill_row(std::int64_t pixel, D* to) {
+        const Term<S> term = activated_.term(pixel, unit_.columns, unit_.reduce);
+        Finish<D> finish{to, pixel_step_};
+        finish.bias = unit_.bias;
+        finish.relu = true;
+        product(&term, 1, unit_.columns, unit_.middle, finish);
+    }
+
+    const Unit& unit_;
+    const Activated<S> activated_;
+    const std::int64_t margin_, rows_, pixel_step_, row_step_;
+    D* const data_;
+    std::int64_t picture_ = -1, next_ = 0, last_rows_ = 0;
+};
+
+// Patches whose transforms, beside a panel of weights, are worked on in the second-level cache.
+constexpr std::int64_t patches_together = 32;
+
+// The 3 x 3 convolution of a piece of the middle maps.
+class Winograd {
+public:
+    Winograd(const Unit& unit, std::int64_t patch_rows)
+        : unit_(unit),
+          across_((unit.columns + patch_outputs - 1) / patch_outputs),
+          step_(spread<float>(unit.middle)),
+          element_(spread<float>(patch_rows * across_ * step_)),
+          product_element_(spread<float>(patch_rows * across_ * panel_outputs)),
+          transformed_(scratch<float>(patch_elements * element_)),
+          products_(scratch<float>(patch_elements * product_element_)) {}
+
+    // Reads the rows of the middle maps for `patch_rows` rows of patches.
+    template <class M>
+    void read(const M& middle, std::int64_t patch_rows) {
+        patches_ = patch_rows * across_;
+        for (std::int64_t patch = 0; patch < patches_; ++patch) {
+            const float* from = middle.row(patch / across_ * patch_outputs) +
+                                patch % across_ * patch_outputs * middle.pixel_step();
+            float* const to = transformed_ + patch * step_;
+            for (std::int64_t c = 0; c < unit_.middle; c += lanes<float>) {
+                patch_forward(from + c, middle.row_step(), middle.pixel_step(), to + c, element_);
+            }
+        }
+    }
+
+    // Multiplies for the outputs of a panel.
+    void multiply(std::int64_t first) {
+        const std::int64_t matrix = round_up<float>(unit_.outputs) * unit_.middle;
+        for (std::int64_t e = 0; e < patch_elements; ++e) {
+            const Term<float> term{transformed_ + e * element_, step_,
+                                   static_cast<const float*>(unit_.weight) + e * matrix, unit_.middle};
+            const Finish<float> finish{products_ + e * product_element_, panel_outputs};
+            product_panel(&term, 1, patches_, first, round_up<float>(unit_.outputs), finish);
+        }
+    }
+
+    // write(row, column, vector) for the pixels of one vector of the panel's outputs, those beyond the piece included.
+    template <class Write>
+    PYHAR_INLINE void each(std::int64_t vector, const Write& write) const {
+        for (std::int64_t patch = 0; patch < patches_; ++patch) {
+            const std::int64_t row = patch / across_ * patch_outputs, column = patch % across_ * patch_outputs;
+            patch_inverse(products_ + patch * panel_outputs + vector * lanes<float>, product_element_,
+                          [&](int y, int x, Vec<float> v) PYHAR_LAMBDA_INLINE { write(row + y, column + x, v); });
+        }
+    }
+
+private:
+    const Unit& unit_;
+    const std::int64_t across_, step_, element_, product_element_;
+    float *const transformed_, *const products_;
+    std::int64_t patches_ = 0;
+};
+
+// Calls body(picture, first row, rows) for pieces of at most `together` rows, those of a picture in order.
+template <class Body>
+void each_piece(const Unit& unit, std::int64_t together, std::int64_t begin, std::int64_t end, const Body& body) {
+    const std::int64_t a_picture = (unit.rows + together - 1) / together;
+    for (std::int64_t i = begin; i < end; ++i) {
+        const std::int64_t first = i % a_picture * together;
+        body(i / a_picture, first, unit.rows - first < together ? unit.rows - first : together);
+    }
+}
+
+template <class S>
+void bottleneck_winograd(const Unit& unit, std::int64_t together, std::int64_t begin, std::int64_t end) {
+    const Frame frame;
+    const std::int64_t columns = unit.columns, outputs = unit.outputs;
+    Middle<S, float> middle(unit, together);
+    Winograd winograd(unit, together / patch_outputs);
+    const Activated<S> activated(unit, unit.shortcut == nullptr ? 0 : together * columns);
+    float* const base = unit.shortcut == nullptr ? nullptr : scratch<float>(together * columns * panel_outputs);
+    each_piece(unit, together, begin, end, [&](std::int64_t picture, std::int64_t first_row, std::int64_t rows) {
+        middle.move_to(picture, first_row, rows);
+        winograd.read(middle, (rows + patch_outputs - 1) / patch_outputs);
+        const std::int64_t pixel = (picture * unit.rows + first_row) * columns;
+        const Finish<S> all = moved(finish_of<S>(unit), pixel);
+        Term<S> straight{};
+        if (base != nullptr) straight = activated.term(pixel, rows * columns, unit.shortcut);
+        for (std::int64_t first = 0; first < outputs; first += panel_outputs) {
+            if (base != nullptr) {
+                product_panel(&straight, 1, rows * columns, first, round_up<float>(outputs),
+                              Finish<float>{base, panel_outputs});
+            }
+            winograd.multiply(first);
+            for (std::int64_t c = first; c < outputs && c < first + panel_outputs; c += lanes<float>) {
+                const std::int64_t last = outputs - c;
+                winograd.each((c - first) / lanes<float>, [&](std::int64_t y, std::int64_t x, Vec<float> v)
+                                                              PYHAR_LAMBDA_INLINE {
+                    if (y >= rows || x >= columns) return;
+                    const std::int64_t i = y * columns + x;
+                    if (base != nullptr) v += load<float>(base + i * panel_outputs + (c - first));
+                    for (const S* skip : all.skips) {
+                        if (skip == nullptr) continue;
+                        const S* p = skip + i * outputs + c;
+                        v += last >= lanes<float> ? load_map(p) : load_map_first(p, last);
+                    }
+                    S* const p = all.out + i * outputs + c;
+                    last >= lanes<float> ? store_map(p, v) : store_map_first(p, v, last);
+                });
+            }
+        }
+    });
+}
+
+// Any other kernel: every pixel's surroundings are gathered into one row of factors.
+template <class S>
+void bottleneck_gathered(const Unit& unit, std::int64_t together, std::int64_t begin, std::int64_t end) {
+    const Frame frame;
+    const std::int64_t columns = unit.columns, depth = unit.kernel * unit.kernel * unit.middle;
+    const std::int64_t step = spread<S>(depth);
+    Middle<S, S> middle(unit, together);
+    const Activated<S> activated(unit, unit.shortcut == nullptr ? 0 : together * columns);
+    S* const gathered = scratch<S>(together * columns * step);
+    std::memset(static_cast<void*>(gathered), 0, sizeof(S) * together * columns * step);
+    each_piece(unit, together, begin, end, [&](std::int64_t picture, std::int64_t first_row, std::int64_t rows) {
+        middle.move_to(picture, first_row, rows);
+        for (std::int64_t i = 0; i < rows * columns; ++i) {
+            S* to = gathered + i * step;
+            for (std::int64_t y = 0; y < unit.kernel; ++y) {
+                for (std::int64_t x = 0; x < unit.kernel; ++x, to += unit.middle) {
+                    const S* from = middle.row(i / columns + y) + (i % columns + x) * middle.pixel_step();
+                    std::memcpy(static_cast<void*>(to), from, sizeof(S) * unit.middle);
+                }
+            }
+        }
+        const std::int64_t pixel = (picture * unit.rows + first_row) * columns;
+        Term<S> terms[2] = {{gathered, step, static_cast<const S*>(unit.weight), depth}};
+        if (unit.shortcut != nullptr) terms[1] = activated.term(pixel, rows * columns, unit.shortcut);
+        product(terms, unit.shortcut == nullptr ? 1 : 2, rows * columns, unit.outputs,
+                moved(finish_of<S>(unit), pixel));
+    });
+}
+
+template <class S>
+void bottleneck_unit(const Unit& unit) {
+    const bool winograd = unit.kernel == 3;
+    const std::int64_t across = winograd ? (unit.columns + patch_outputs - 1) / patch_outputs : unit.columns;
+    const std::int64_t whole = winograd ? patches_together : pixels_together;
+    const std::int64_t unit_rows = winograd ? patch_outputs : 1;
+    const std::int64_t rows = (unit.rows + unit_rows - 1) / unit_rows;
+    const std::int64_t fitting = across < whole ? whole / across : 1;
+    const std::int64_t together = (fitting < rows ? fitting : rows) * unit_rows;
+    const std::int64_t pieces = unit.batch * ((unit.rows + together - 1) / together);
+    const std::int64_t a_pixel = unit.middle * (unit.channels + unit.outputs * unit.kernel * unit.kernel);
+    const int threads =
+        useful_threads(2.0 * static_cast<double>(unit.batch * unit.rows * unit.columns * a_pixel), pieces);
+    auto body = [&](std::int64_t begin, std::int64_t end) {
+        winograd ? bottleneck_winograd<S>(unit, together, begin, end)
+                 : bottleneck_gathered<S>(unit, together, begin, end);
+    };
+    // Pieces that follow each other share rows of the middle: long ranges, yet enough for every thread.
+    const std::int64_t range = pieces / (4 * threads);
+    parallel_for(pieces, range < 1 ? 1 : range, threads, body);
+}
+
+}  // namespace PYHAR_ISA
+}  // namespace pyhar

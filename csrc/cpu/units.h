@@ -1,0 +1,59 @@
+// The convolution units of csrc/cpu/unit.h.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/unit_bottleneck.h"
+#include "cpu/unit_depthwise.h"
+#include "cpu/unit_tasks.h"
+
+namespace pyhar {
+namespace PYHAR_ISA {
+
+template <class S>
+void pointwise_unit(const Unit& unit) {
+    const std::int64_t pixels = unit.batch * unit.rows * unit.columns;
+    const int threads = useful_threads(2.0 * static_cast<double>(pixels * unit.channels * unit.outputs), pixels);
+    const Finish<S> finish = finish_of<S>(unit);
+    auto body = [&](std::int64_t begin, std::int64_t end) {
+        const Frame frame;
+        const Term<S> term = Activated<S>(unit, end - begin).term(begin, end - begin, unit.weight);
+        product(&term, 1, end - begin, unit.outputs, moved(finish, begin));
+    };
+    parallel_for(pixels, pixels_of_a_task(pixels, threads), threads, body);
+}
+
+template <class S>
+void separable_unit(const Unit& unit) {
+    const std::int64_t rows = unit.batch * unit.rows, columns = unit.columns, channels = unit.channels;
+    const std::int64_t a_pixel = (unit.shortcut == nullptr ? 1 : 2) * unit.outputs + unit.kernel * unit.kernel;
+    const int threads = useful_threads(2.0 * static_cast<double>(rows * columns * channels * a_pixel), rows);
+    const std::int64_t together = (pixels_of_a_task(rows * columns, threads) + columns - 1) / columns;
+    const Prologue<S> prologue(unit);
+    const Finish<S> finish = finish_of<S>(unit);
+    const std::int64_t step = spread<S>(channels);
+    // Rows are numbered through the batch; those of a task may be of several pictures.
+    auto body = [&](std::int64_t begin, std::int64_t end) {
+        const Frame frame;
+        Window window(end - begin < unit.rows ? end - begin : unit.rows, columns, channels, unit.kernel);
+        S* const spatial = scratch<S>((end - begin) * columns * step);
+        for (std::int64_t row = begin; row < end;) {
+            const std::int64_t picture = row / unit.rows, first = row % unit.rows;
+            const std::int64_t left = unit.rows - first, count = left < end - row ? left : end - row;
+            window.fill(prologue, channels, picture * unit.rows * columns, unit.rows, first, count);
+            depthwise(window, unit, count, spatial + (row - begin) * columns * step, step);
+            row += count;
+        }
+        Term<S> terms[2] = {{spatial, step, static_cast<const S*>(unit.weight), channels}};
+        const std::int64_t pixels = (end - begin) * columns, first = begin * columns;
+        if (unit.shortcut != nullptr) terms[1] = Activated<S>(unit, pixels).term(first, pixels, unit.shortcut);
+        product(terms, unit.shortcut == nullptr ? 1 : 2, pixels, unit.outputs, moved(finish, first));
+    };
+    parallel_for(rows, together, threads, body);
+}
+
+template <class S>
+constexpr UnitKernels unit_kernels = {&separable_unit<S>, &bottleneck_unit<S>, &pointwise_unit<S>};
+
+}  // namespace PYHAR_ISA
+}  // namespace pyhar

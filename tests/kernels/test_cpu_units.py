@@ -1,0 +1,275 @@
+"""The CPU kernels of the convolution units: every instruction set of this machine against the definition in float64."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyhar import ops
+from pyhar.errors import UserError
+from pyhar.kernels import cpu, cpu_units, native
+
+NATIVE = native.load()
+ISAS = [] if NATIVE is None else NATIVE.cpu_isas()
+pytestmark = pytest.mark.skipif(NATIVE is None, reason=f"native module missing: {native.why_missing()}")
+UNITS = ("separable_unit", "bottleneck_unit", "pointwise_unit")
+# The largest error over the largest value of the output: sums in float32, one or two roundings to bfloat16.
+TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 8e-3}
+
+# (N, C, outputs, Y, X, kernel)
+SIZES = [
+    (2, 16, 16, 8, 8, 5),
+    (1, 5, 7, 3, 4, 3),  # less than a vector
+    (3, 33, 49, 9, 7, 5),  # vectors and what is left over
+    (2, 48, 100, 1, 1, 3),  # one pixel
+    (8, 96, 96, 4, 4, 5),  # several pictures in a task
+    (1, 64, 96, 32, 32, 3),  # pieces that take over rows
+    (2, 17, 31, 5, 33, 7),  # a kernel without a loop of its own
+    (1, 20, 50, 6, 13, 1),
+    (1, 3, 40, 70, 2, 3),
+]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    assert NATIVE is not None
+    before = NATIVE.cpu_isa()
+    NATIVE.use_cpu_isa(request.param)
+    yield request.param
+    NATIVE.use_cpu_isa(before)
+
+
+@pytest.fixture
+def bfloat16() -> None:
+    assert NATIVE is not None
+    if not NATIVE.cpu_has_bfloat16_units():
+        pytest.skip(f"{NATIVE.cpu_isa()} multiplies no bfloat16")
+
+
+def channels_last(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def arguments(
+    unit: str,
+    size: tuple[int, ...],
+    *,
+    dtype: torch.dtype = torch.float32,
+    prologue: bool = True,
+    shortcut: bool = False,
+    skips: int = 0,
+) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments of `unit` whose products have outputs of order one."""
+    n, c, o, y, x, k = size
+
+    def weight(outputs: int, depth: int, kernel: int, terms: int) -> Tensor:
+        return (torch.randn(outputs, depth, kernel, kernel) / terms**0.5).to(dtype)
+
+    args: list[Any] = [channels_last(n, c, y, x, dtype=dtype)]
+    args += [torch.randn(c), torch.randn(c)] if prologue else [None, None]
+    middle = max(o // 2, 1)
+    if unit == "separable_unit":
+        args += [weight(c, 1, k, k * k), weight(o, c, 1, c)]
+    elif unit == "bottleneck_unit":
+        args += [weight(middle, c, 1, c), torch.randn(middle), weight(o, middle, k, middle * k * k)]
+    else:
+        args.append(weight(o, c, 1, c))
+    options: dict[str, Any] = {"skips": tuple(channels_last(n, o, y, x, dtype=dtype) for _ in range(skips))}
+    if unit != "pointwise_unit":
+        options["shortcut"] = weight(o, c, 1, c) if shortcut else None
+    return args, options
+
+
+def double(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(double(v) for v in value)
+    return value.double() if isinstance(value, Tensor) else value
+
+
+def expected(unit: str, args: list[Any], options: dict[str, Any]) -> Tensor:
+    wide = {name: double(value) for name, value in options.items()}
+    result: Tensor = getattr(ops, unit)(*map(double, args), **wide, backend="eager")
+    return result
+
+
+def call(unit: str, args: list[Any], options: dict[str, Any]) -> Tensor:
+    result: Tensor = getattr(ops, unit)(*args, **options, backend="cpu")
+    return result
+
+
+def check(unit: str, args: list[Any], options: dict[str, Any]) -> None:
+    y, wide = call(unit, args, options), expected(unit, args, options)
+    assert y.dtype == args[0].dtype
+    assert y.shape == wide.shape
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert (y.double() - wide).abs().max() <= TOLERANCE[y.dtype] * wide.abs().max()
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_values(isa: str, unit: str, size: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    for prologue, shortcut, skips in itertools.product((True, False), (True, False), (0, 1, 2)):
+        if unit != "pointwise_unit" or not shortcut:
+            check(unit, *arguments(unit, size, prologue=prologue, shortcut=shortcut, skips=skips))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.usefixtures("bfloat16")
+def test_values_in_bfloat16(unit: str, size: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    for prologue, shortcut, skips in itertools.product((True, False), (True, False), (0, 2)):
+        if unit != "pointwise_unit" or not shortcut:
+            check(unit, *arguments(unit, size, dtype=torch.bfloat16, prologue=prologue, shortcut=shortcut, skips=skips))
+
+
+def test_winograd_loses_no_more_than_a_plain_sum_in_float32(isa: str) -> None:
+    torch.manual_seed(2)
+    args, options = arguments("bottleneck_unit", (1, 96, 192, 16, 16, 3), prologue=False)
+    wide = expected("bottleneck_unit", args, options)
+    error = call("bottleneck_unit", args, options).double() - wide
+    assert error.square().mean().sqrt() < 1e-6 * wide.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_number_of_threads_changes_no_bit(isa: str, unit: str) -> None:
+    torch.manual_seed(3)
+    before = torch.get_num_threads()
+    try:
+        for size in ((3, 48, 64, 17, 32, 3), (5, 64, 50, 4, 4, 5)):
+            args, options = arguments(unit, size, shortcut=unit != "pointwise_unit", skips=1)
+            results = []
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                results.append(call(unit, args, options))
+            assert torch.equal(results[0], results[1])
+            assert torch.equal(results[0], results[2])
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_picture_does_not_depend_on_the_batch_it_is_in(isa: str, unit: str) -> None:
+    torch.manual_seed(4)
+    args, options = arguments(unit, (5, 20, 24, 9, 11, 3), shortcut=unit != "pointwise_unit", skips=1)
+    whole = call(unit, args, options)
+    for n in range(5):
+        alone = call(unit, [args[0][n : n + 1], *args[1:]], options | {"skips": (options["skips"][0][n : n + 1],)})
+        assert torch.equal(alone, whole[n : n + 1])
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_stays_in_its_picture(isa: str, unit: str, value: float) -> None:
+    torch.manual_seed(5)
+    args, options = arguments(unit, (4, 20, 24, 5, 6, 3), prologue=False)
+    args[0][1, 3, 2, 2] = value
+    y = call(unit, args, options)
+    assert not y[1].isfinite().all()
+    assert y[[0, 2, 3]].isfinite().all()
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_prologue_keeps_what_is_no_number(isa: str, unit: str) -> None:
+    torch.manual_seed(6)
+    args, options = arguments(unit, (1, 20, 24, 1, 1, 1))
+    args[0][0, 7] = float("nan")
+    assert call(unit, args, options).isnan().all()
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_empty_batches(isa: str, unit: str) -> None:
+    args, options = arguments(unit, (0, 20, 24, 5, 6, 3), skips=1)
+    assert call(unit, args, options).shape == (0, 24, 5, 6)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_maps_in_any_order(unit: str) -> None:
+    torch.manual_seed(7)
+    args, options = arguments(unit, (2, 20, 24, 5, 6, 3), skips=2)
+    y = call(unit, args, options)
+    planar = [args[0].contiguous(), *args[1:]]
+    strided = (options["skips"][0].contiguous(), torch.stack([options["skips"][1]] * 2, -1)[..., 0])
+    assert torch.equal(call(unit, planar, options | {"skips": strided}), y)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_is_written_beside_the_output(unit: str, dtype: torch.dtype) -> None:
+    assert NATIVE is not None
+    if dtype == torch.bfloat16 and not NATIVE.cpu_has_bfloat16_units():
+        pytest.skip("no products of bfloat16")
+    for outputs in (7, 24, 50):
+        args, options = arguments(unit, (2, 20, outputs, 5, 6, 3), dtype=dtype)
+        whole = torch.full((4, outputs, 5, 6), 7.0, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        rest = (options["skips"],) if unit == "pointwise_unit" else (options["shortcut"], options["skips"])
+        getattr(cpu, unit)(*args, *rest, whole[1:3])
+        assert (whole[[0, 3]] == 7).all()
+        assert torch.equal(whole[1:3], call(unit, args, options))
+
+
+def test_weights_are_packed_once_and_again_when_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[Tensor] = []
+
+    def matrices(weights: Tensor, lanes: int, pack: Callable[[Tensor, int], Tensor] = cpu_units._matrices) -> Tensor:
+        packed.append(weights)
+        return pack(weights, lanes)
+
+    monkeypatch.setattr(cpu_units, "_matrices", matrices)
+    args, options = arguments("pointwise_unit", (1, 20, 24, 2, 3, 1))
+    first = call("pointwise_unit", args, options)
+    assert torch.equal(call("pointwise_unit", args, options), first)
+    assert len(packed) == 1
+    args[3].mul_(2)
+    assert torch.equal(call("pointwise_unit", args, options), 2 * first)
+    assert len(packed) == 2
+    weight = args.pop()
+    assert weight in cpu_units._kept
+    kept = len(cpu_units._kept)
+    del weight
+    packed.clear()
+    assert len(cpu_units._kept) == kept - 1
+
+
+def test_weights_without_a_version_are_packed_at_every_call() -> None:
+    with torch.inference_mode():
+        args, options = arguments("separable_unit", (1, 20, 24, 2, 3, 3), shortcut=True)
+        first = call("separable_unit", args, options)
+        args[4].mul_(2)
+        options["shortcut"].mul_(2)
+        assert torch.equal(call("separable_unit", args, options), 2 * first)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_plain_pytorch_serves_where_a_gradient_is_wanted(unit: str) -> None:
+    args, options = arguments(unit, (1, 20, 24, 2, 3, 3))
+    args[3].requires_grad_()
+    with pytest.raises(UserError, match="gradient"):
+        call(unit, args, options)
+    getattr(ops, unit)(*args, **options).sum().backward()
+    assert args[3].grad is not None
+    with torch.no_grad():
+        assert call(unit, args, options).shape == (1, 24, 2, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_types_are_refused(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(1, 4, 2, 2, dtype=dtype), torch.randn(3, 4, 1, 1, dtype=dtype)
+    with pytest.raises(UserError, match=f"maps have type {dtype}"):
+        ops.pointwise_unit(x, None, None, weight, backend="cpu")
+
+
+def test_bfloat16_is_refused_where_the_instruction_set_has_no_products(isa: str) -> None:
+    assert NATIVE is not None
+    args, options = arguments("pointwise_unit", (1, 4, 3, 2, 2, 1), dtype=torch.bfloat16)
+    if NATIVE.cpu_has_bfloat16_units():
+        check("pointwise_unit", args, options)
+    else:
+        with pytest.raises(UserError, match=f"{isa} multiplies no bfloat16"):
+            call("pointwise_unit", args, options)
