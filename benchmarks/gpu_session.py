@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[1]
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 GPU_BACKENDS = ("cuda", "nvrtc", "triton")
 LEAST_SECONDS = 3.0  # with less left no step is started
+# Of a clip, Triton's other tiles too; compiling with max-autotune would take all the time.
+_UNITS = ("--no-compile", "--tiles", "--seconds", "0.2", "--minutes", "0.4")
 
 
 @dataclass
@@ -82,9 +84,10 @@ def plan(found: Record, out: Path) -> list[Step]:
         Step("acceptance", _ops(python, "acceptance", 70, folder, on_gpu), 85),
         *_sanitizers(found, python),
         Step("call_overhead", [python, "-m", "benchmarks.call_overhead", "--seconds", "6", *folder], 25),
-        Step("network", _ops(python, "network", 40, folder, on_gpu), 60),
-        Step("profile", [python, "-m", "benchmarks.profile_ops", "--results", str(out)], 25, "profile.txt"),
-        Step("ncu", _ncu(python, out), 45, "profile.txt", needs_gpu=True, programs=("ncu",)),
+        Step("network", _ops(python, "network", 25, folder, on_gpu), 45),
+        Step("units", [python, "-m", "benchmarks.units", *_UNITS, *folder], 40),
+        Step("profile", [python, "-m", "benchmarks.profile_ops", "--results", str(out)], 20, "profile.txt"),
+        Step("ncu", _ncu(python, out), 30, "profile.txt", needs_gpu=True, programs=("ncu",)),
     ]
     return steps
 

@@ -17,6 +17,7 @@ Grid = tuple[float, float, float, float]
 
 MOST_PIXELS = 2**30
 MOST_PROGRAMS = 2**31 - 1
+MOST_TAPS = 7  # of a side of a convolution kernel: the depthwise kernel unrolls one
 LEAST_CAPABILITY = (8, 0)  # bfloat16 in hardware; older GPUs are not compiled for
 
 
@@ -37,13 +38,9 @@ def why_unusable() -> str | None:
 
 def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None) -> str | None:
     """Return why the backend cannot serve tensors like these, or None."""
-    device = logits.device
-    if device.type == "cuda":
-        capability = _capability(device.index)
-        if capability < LEAST_CAPABILITY:
-            return f"it needs a GPU of compute capability 8.0 or higher, this one has {capability[0]}.{capability[1]}"
-    elif device.type != "cpu" or not interpreted():
-        return f"it serves CUDA tensors, these are on {device.type}"
+    reason = _wrong_device(logits.device)
+    if reason is not None:
+        return reason
     if torch.compiler.is_compiling():  # sizes may be symbols: a limit here would become one of the exported program
         return None
     batch, joints, rows, columns = logits.shape
@@ -54,6 +51,16 @@ def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None
     # The least tiles of any kernel: 1 plane; 16 joints by 16 channels; 16 pixels.
     if batch * max(joints, joints * channels // 16, (joints + channels) * pixels // 256) > MOST_PROGRAMS:
         return "the tensors need more programs than a launch can have"
+    return None
+
+
+def _wrong_device(device: torch.device) -> str | None:
+    if device.type == "cuda":
+        capability = _capability(device.index)
+        if capability < LEAST_CAPABILITY:
+            return f"it needs a GPU of compute capability 8.0 or higher, this one has {capability[0]}.{capability[1]}"
+    elif device.type != "cpu" or not interpreted():
+        return f"it serves CUDA tensors, these are on {device.type}"
     return None
 
 
@@ -144,3 +151,69 @@ def decode_backward(
     )  # fmt: skip
     for launch in launches:
         launch.start(logits.device)
+
+
+def units_why_not(x: Tensor, weights: tuple[Tensor, ...], skips: tuple[Tensor, ...]) -> str | None:
+    """Return why the backend cannot serve a convolution unit of tensors like these, or None."""
+    reason = _wrong_device(x.device)
+    if reason is not None:
+        return reason
+    if x.dtype == torch.float64:
+        return "its convolution units take float16, bfloat16 and float32 maps, these are float64"
+    if any(maps.shape[1] > 1 and maps.stride(1) != 1 for maps in (x, *skips)):
+        return "its convolution units take channels_last maps: x.contiguous(memory_format=torch.channels_last)"
+    batch, _, rows, columns = x.shape
+    kernel = max(weight.shape[-1] for weight in weights)
+    if kernel > MOST_TAPS:
+        return f"its convolution kernels have at most {MOST_TAPS}x{MOST_TAPS} taps, this one {kernel}x{kernel}"
+    widest = max(maps.shape[1] for maps in (x, *skips))
+    pitch = max(max(maps.stride(2), columns * maps.stride(3)) for maps in (x, *skips))
+    pitch = max(pitch, columns * max(widest, *(max(weight.shape[:2]) for weight in weights)))
+    if batch * rows * columns > MOST_PIXELS or (rows + kernel) * pitch >= 2**31:
+        return "its convolution units take pictures of less than 2^31 values and calls of at most 2^30 pixels"
+    return None
+
+
+def separable_unit(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    shortcut: Tensor | None,
+    skips: tuple[Tensor, ...],
+    out: Tensor,
+) -> None:
+    """Write `out`."""
+    from pyhar.kernels.triton.units import separable_launches
+
+    for launch in separable_launches(x, scale, shift, depthwise, pointwise, shortcut, skips, out):
+        launch.start(x.device)
+
+
+def bottleneck_unit(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    reduce: Tensor,
+    bias: Tensor,
+    expand: Tensor,
+    shortcut: Tensor | None,
+    skips: tuple[Tensor, ...],
+    out: Tensor,
+) -> None:
+    """Write `out`."""
+    from pyhar.kernels.triton.units import bottleneck_launches
+
+    for launch in bottleneck_launches(x, scale, shift, reduce, bias, expand, shortcut, skips, out):
+        launch.start(x.device)
+
+
+def pointwise_unit(
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, weight: Tensor, skips: tuple[Tensor, ...], out: Tensor
+) -> None:
+    """Write `out`."""
+    from pyhar.kernels.triton.units import pointwise_launches
+
+    for launch in pointwise_launches(x, scale, shift, weight, skips, out):
+        launch.start(x.device)

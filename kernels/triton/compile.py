@@ -25,6 +25,7 @@ from pyhar.kernels.triton.backward import decode_backward_launches, softmax_back
 from pyhar.kernels.triton.decode import decode_forward_launch
 from pyhar.kernels.triton.launch import Launch, computing_type
 from pyhar.kernels.triton.softmax import softmax_forward_launch
+from pyhar.kernels.triton.unit_cases import UNIT_CASES, UnitCase, unit_launches
 
 ARCHITECTURES = (80, 90, 100)
 WARP = 32
@@ -127,7 +128,12 @@ def _name(dtype: torch.dtype) -> str:
     return {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}[dtype]
 
 
-def report(cases: Iterable[Case] = CASES, architectures: Iterable[int] = ARCHITECTURES) -> Iterator[Resources]:
+ALL_CASES: tuple[Case | UnitCase, ...] = (*CASES, *UNIT_CASES)
+
+
+def report(
+    cases: Iterable[Case | UnitCase] = ALL_CASES, architectures: Iterable[int] = ARCHITECTURES
+) -> Iterator[Resources]:
     """Compile the launches of all cases; those that are the same kernel in the end are compiled once.
 
     Raises:
@@ -137,9 +143,9 @@ def report(cases: Iterable[Case] = CASES, architectures: Iterable[int] = ARCHITE
         raise RuntimeError("kernels are interpreted here: unset TRITON_INTERPRET before Triton is imported")
     seen: set[str] = set()
     for case in cases:
-        for launch in launches(case):
+        for launch in unit_launches(case) if isinstance(case, UnitCase) else launches(case):
             compiled = source(launch)
-            key = f"{compiled.hash()}-{launch.warps}-{launch.stages}"
+            key = f"{compiled.hash()}-{launch.options()}"
             if key in seen:
                 continue
             seen.add(key)
@@ -148,13 +154,12 @@ def report(cases: Iterable[Case] = CASES, architectures: Iterable[int] = ARCHITE
 
 
 def _compile(compiled: ASTSource, launch: Launch, variant: str, architecture: int) -> Resources:
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
     target = GPUTarget("cuda", architecture, WARP)
     knobs = triton.knobs
     with knobs.nvidia.scope(), knobs.compilation.scope(), contextlib.redirect_stdout(io.StringIO()) as said:
         knobs.compilation.always_compile = True  # what comes from the cache has no assembler's report
         knobs.nvidia.dump_ptxas_log = True
-        binary = triton.compile(compiled, target=target, options=options)
+        binary = triton.compile(compiled, target=target, options=launch.options())
     registers = re.search(r"Used (\d+) registers", said.getvalue())
     spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said.getvalue())
     if registers is None or spilled is None:
@@ -172,5 +177,5 @@ def _compile(compiled: ASTSource, launch: Launch, variant: str, architecture: in
 
 if __name__ == "__main__":
     names = set(sys.argv[1:])
-    for row in report([case for case in CASES if not names or case.name in names]):
+    for row in report([case for case in ALL_CASES if not names or case.name in names]):
         print(*row, sep="\t", flush=True)

@@ -31,15 +31,20 @@ class Launch(NamedTuple):
     constants: dict[str, Any]
     warps: int
     stages: int = 2
+    registers: int | None = None
+    """Most a thread may take; None leaves it to the assembler, which may spill a few to have more programs at once."""
+
+    def options(self) -> dict[str, int]:
+        """Return the options that it is compiled with."""
+        limit = {} if self.registers is None else {"maxnreg": self.registers}
+        return {"num_warps": self.warps, "num_stages": self.stages} | limit
 
     def start(self, device: torch.device) -> None:
         """Run it on the current stream of `device`; on the CPU in Triton's interpreter."""
         if self.programs == 0:
             return
         with _on(device):
-            self.kernel[(self.programs,)](
-                **self.arguments, **self.constants, num_warps=self.warps, num_stages=self.stages
-            )
+            self.kernel[(self.programs,)](**self.arguments, **self.constants, **self.options())
 
 
 def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:

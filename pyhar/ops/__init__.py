@@ -59,4 +59,5 @@ __all__ = [
 
 for _backend, _kernels in (("cuda", cuda), ("nvrtc", nvrtc), ("triton", triton), ("cpu", cpu)):
     add_backend(_backend, _kernels)
-add_units("cpu")
+for _backend in ("triton", "cpu"):
+    add_units(_backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,23 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 # Half of the cases for each of two processes, about equal in time; together all of them, which a test below asserts.
 HALVES = (
-    "plane-float32 plane-float16-channels_last planes-float32 planes-bfloat16-window streamed-float32 plane-bfloat16",
+    "plane-float32 plane-float16-channels_last planes-float32 planes-bfloat16-window streamed-float32 plane-bfloat16"
+    " unit-bfloat16-32x32 unit-float16-4x4 unit-float32-16x16",
     "plane-float32-window-beta streamed-float32-window-channels_last streamed-bfloat16 plane-float64"
-    " plane-float64-window sliced-float32 probabilities-float16",
+    " plane-float64-window sliced-float32 probabilities-float16"
+    " unit-bfloat16-16x16 unit-float16-odd unit-float32-128x128",
 )
-KERNELS = {"softmax_forward", "decode_forward", "appearance_forward", "features_pass", "d_features", "plane_backward"}
+KERNELS = {
+    "softmax_forward",
+    "decode_forward",
+    "appearance_forward",
+    "features_pass",
+    "d_features",
+    "plane_backward",
+    "unit_separable",
+    "unit_depthwise",
+    "unit_product",
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +56,11 @@ def test_all_kernels_compile_for_all_architectures(rows: list[list[str]]) -> Non
     assert {(kernel, arch) for _, kernel, _, arch, *_ in rows} == {
         (kernel, arch) for kernel in KERNELS for arch in ("sm_80", "sm_90", "sm_100")
     }
-    source = Path(__file__).parents[2].joinpath("kernels", "triton", "compile.py").read_text()
+    folder = Path(__file__).parents[2] / "kernels" / "triton"
+    source = "".join((folder / name).read_text() for name in ("compile.py", "unit_cases.py"))
     names = " ".join(HALVES).split()
     assert {variant for _, _, variant, *_ in rows} == set(names)
-    assert source.count('    Case("') == len(names)
+    assert len(re.findall(r'^    (?:Unit)?Case\("', source, re.MULTILINE)) == len(names)
 
 
 def test_no_kernel_spills_registers(rows: list[list[str]]) -> None:

@@ -106,7 +106,7 @@ COUNTS = pytest.StashKey[Counter]()
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
     report = yield
     parameters = getattr(getattr(item, "callspec", None), "params", {})
-    name = parameters.get("backend", parameters.get("compiled_backend"))
+    name = next((parameters[n] for n in ("backend", "compiled_backend", "unit_backend") if n in parameters), None)
     if name is not None and report.when == "call":
         item.config.stash[COUNTS][name, report.outcome] += 1
     return report
