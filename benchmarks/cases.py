@@ -151,6 +151,7 @@ def suite(name: str, device_type: str, quick: bool = False) -> list[Case]:
 def _acceptance() -> Iterator[Case]:
     yield Case("decode_pose_and_appearance", Shape(8, 16, 32, 32, 288), depth=True)
     yield Case("decode_pose_and_appearance", Shape(16, 17, 16, 16, 384), depth=True)
+    yield Case("decode_pose", Shape(16, 17, 64, 48))
     yield Case("decode_pose", Shape(16, 17, 64, 48), depth=True)
 
 

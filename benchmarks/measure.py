@@ -1,4 +1,9 @@
-"""Times and memory: many functions in turn, so that what disturbs the machine disturbs all of them alike."""
+"""Times and memory: many functions in turn, so that what disturbs the machine disturbs all of them alike.
+
+On a CPU a turn is a short block of calls, the first few of which are not timed. A program that trains or predicts calls
+one implementation again and again; single calls in turn would find in the caches what the others left there, their data
+and the interpreter's code pushed out, and measure that instead.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,7 @@ import torch
 from torch import Tensor
 
 Key = TypeVar("Key", bound=Hashable)
+WARM_UP, BLOCK = 3, 10  # calls not timed, and samples, of a turn on a CPU
 SHORTEST_SAMPLE = 5e-4  # seconds on a CPU; shorter calls are repeated within a sample
 WAIT_CYCLES = 2_000_000  # of the GPU, about a millisecond: more than the program needs to submit any case
 
@@ -86,8 +92,11 @@ def interleave(
 ) -> dict[Key, list[Sample]]:
     """Return samples of every runnable, as many of each: round by round, in an order drawn anew each time.
 
-    At least `least` rounds are made, and then more until `seconds` have passed or there are `most`.
+    A round gives `BLOCK` samples on a CPU, after `WARM_UP` calls that are not counted, and one on a GPU, whose cache is
+    overwritten before each call. At least `least` rounds are made, and then more until `seconds` have passed or there
+    are `most` of them.
     """
+    warm_up, block = (0, 1) if stopwatch.device.type == "cuda" else (WARM_UP, BLOCK)
     order = random.Random(0)
     repeats = {key: stopwatch.repeats(runnable) for key, runnable in runnables.items()}
     samples: dict[Key, list[Sample]] = {key: [] for key in runnables}
@@ -102,7 +111,9 @@ def interleave(
                 break
             order.shuffle(keys)
             for key in keys:
-                samples[key].append(stopwatch.time(runnables[key], repeats[key]))
+                for _ in range(warm_up):
+                    stopwatch.time(runnables[key], 1)
+                samples[key] += [stopwatch.time(runnables[key], repeats[key]) for _ in range(block)]
     finally:
         if enabled:
             gc.enable()

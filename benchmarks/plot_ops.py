@@ -152,14 +152,14 @@ def draw(suite: str, run: dict[str, Any]) -> Figure:
 
 
 def _label(case: Case, code: bool = False) -> str:
-    """A case as a label; `code`: for the README's table, where all are float32, contiguous and with depth."""
+    """A case as a label; `code`: for the README's table, where all are float32 and contiguous."""
     b, j, y, x, c = case.shape
     operator = (
         f"`{case.operator}`" if code else case.operator.replace("decode_pose_and_appearance", "pose and appearance")
     )
     label = f"{operator} {b}×{j}×{y}×{x}" + (f", C = {c}" if c else "")
     if code:
-        return label
+        return label + (" with depth" if case.depth else "")
     return label + "".join(f", {what}" for what in (case.dtype, case.layout) if what not in ("float32", "contiguous"))
 
 

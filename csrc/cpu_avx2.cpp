@@ -24,9 +24,11 @@
 #define PYHAR_ISA avx2
 #define PYHAR_AVX2 1
 #include "cpu/backend.h"
+#include "cpu/depthwise_conv.h"
 
 namespace pyhar {
-const Kernels avx2_kernels = {"avx2", &avx2::forward, &avx2::backward, avx2::lanes<float>, avx2::unit_kernels<float>, {}};
+const Kernels avx2_kernels = {"avx2", &avx2::forward, &avx2::backward, &avx2::depthwise_backward,
+                               avx2::lanes<float>, avx2::unit_kernels<float>, {}};
 }
 
 // The target stays in force to the end of the file, where templates are instantiated.

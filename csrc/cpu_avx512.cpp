@@ -30,9 +30,11 @@
 #define PYHAR_ISA avx512
 #define PYHAR_AVX512 1
 #include "cpu/backend.h"
+#include "cpu/depthwise_conv.h"
 
 namespace pyhar {
-const Kernels avx512_kernels = {"avx512", &avx512::forward, &avx512::backward, avx512::lanes<float>, avx512::unit_kernels<float>, {}};
+const Kernels avx512_kernels = {"avx512", &avx512::forward, &avx512::backward, &avx512::depthwise_backward,
+                               avx512::lanes<float>, avx512::unit_kernels<float>, {}};
 }
 
 // The target stays in force to the end of the file, where templates are instantiated.

@@ -12,7 +12,9 @@
 
 #define PYHAR_ISA scalar
 #include "cpu/backend.h"
+#include "cpu/depthwise_conv.h"
 
 namespace pyhar {
-const Kernels scalar_kernels = {"scalar", &scalar::forward, &scalar::backward, scalar::lanes<float>, scalar::unit_kernels<float>, {}};
+const Kernels scalar_kernels = {"scalar", &scalar::forward, &scalar::backward, &scalar::depthwise_backward,
+                               scalar::lanes<float>, scalar::unit_kernels<float>, {}};
 }

@@ -144,6 +144,24 @@ void cpu_backward(const std::array<std::int64_t, 5>& size, bool wide, const pyha
     kernels.backward(p, out);
 }
 
+pyhar::DepthwiseConv depthwise_conv(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& x,
+                                    const pyhar::Map& weight) {
+    pyhar::DepthwiseConv conv;
+    conv.batch = size[0], conv.channels = size[1], conv.rows = size[2], conv.columns = size[3], conv.kernel = size[4];
+    conv.wide = wide;
+    conv.x = x, conv.weight = weight;
+    return conv;
+}
+
+void cpu_depthwise_backward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& x,
+                            const pyhar::Map& weight, const pyhar::Map& g, const pyhar::Map& d_x,
+                            const pyhar::Map& d_weight) {
+    const auto conv = depthwise_conv(size, wide, x, weight);
+    const auto& kernels = pyhar::kernels();
+    const py::gil_scoped_release free;
+    kernels.depthwise_backward(conv, g, d_x, d_weight);
+}
+
 pyhar::Unit unit(const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift, Address weight,
                  Address shortcut, const std::array<Address, 2>& skips, Address out) {
     pyhar::Unit u;
@@ -228,6 +246,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("use_cpu_isa", &pyhar::use_kernels, "Have the CPU kernels use this instruction set from now on.");
     m.def("cpu_forward", &cpu_forward, "The forward of the CPU backend; see kernels/cpu.py, its only caller.");
     m.def("cpu_backward", &cpu_backward, "The backward of the CPU backend; see kernels/cpu.py, its only caller.");
+    m.def("cpu_depthwise_backward", &cpu_depthwise_backward, "See kernels/cpu_depthwise.py, its only caller.");
     m.def(
         "cpu_lanes", [] { return pyhar::kernels().lanes; },
         "Floats in a vector of the instruction set in use, by which weights of units are packed.");

@@ -29,25 +29,26 @@ __all__ = [
 
 Grid = tuple[float, float, float, float]
 
-_CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
+CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _NO_GRID: Grid = (1.0, 0.0, 1.0, 0.0)
+_TENSORS = ("logits", "features", "depth_logits", "beta")
 
 
 def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None) -> str | None:
     """Return why the backend cannot serve tensors like these, or None."""
-    for name, tensor in (("logits", logits), ("features", features), ("depth_logits", depth_logits), ("beta", beta)):
-        if tensor is None or (tensor.is_cpu and tensor.dtype in _CODES and tensor.layout is torch.strided):
+    for name, tensor in zip(_TENSORS, (logits, features, depth_logits, beta), strict=True):
+        if tensor is None or (tensor.is_cpu and tensor.dtype in CODES and tensor.layout is torch.strided):
             continue
         if not tensor.is_cpu:
             return f"{name} is on {tensor.device}, not on the CPU"
-        if tensor.dtype not in _CODES:
+        if tensor.dtype not in CODES:
             return f"{name} has type {tensor.dtype}"
         return f"{name} has layout {tensor.layout}"
     return None
 
 
-def _map(tensor: Tensor | None) -> tuple[int, int, tuple[int, ...]] | None:
-    return None if tensor is None else (tensor.data_ptr(), _CODES[tensor.dtype], tensor.stride())
+def as_map(tensor: Tensor | None) -> tuple[int, int, tuple[int, ...]] | None:
+    return None if tensor is None else (tensor.data_ptr(), CODES[tensor.dtype], tensor.stride())
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -76,7 +77,7 @@ def _shared(
     if depth_logits is not None:
         wide = wide or depth_logits.dtype == torch.float64
     size = (b, j, c, y, x)
-    maps = (_map(logits), _map(features), _map(depth_logits), _map(beta))
+    maps = (as_map(logits), as_map(features), as_map(depth_logits), as_map(beta))
     return (size, wide, *maps, scale, grid, window, _address(stats))
 
 
@@ -84,7 +85,7 @@ def softmax_forward(logits: Tensor, beta: Tensor | None, scale: float, stats: Te
     """Write the probability maps and `stats`."""
     shared = _shared(logits, None, None, beta, scale, _NO_GRID, False, stats)
     if shared is not None:
-        entry("cpu_forward")(*shared, 0, 0, 0, None, _map(probs))
+        entry("cpu_forward")(*shared, 0, 0, 0, None, as_map(probs))
 
 
 def softmax_backward(
@@ -99,8 +100,8 @@ def softmax_backward(
     """Write the gradients of the logits and of beta."""
     shared = _shared(logits, None, None, beta, scale, _NO_GRID, False, stats)
     if shared is not None:
-        gradients = (_map(d_logits), None, None, _address(d_beta))
-        entry("cpu_backward")(*shared, 0, 0, 0, None, _map(g_probs), *gradients)
+        gradients = (as_map(d_logits), None, None, _address(d_beta))
+        entry("cpu_backward")(*shared, 0, 0, 0, None, as_map(g_probs), *gradients)
 
 
 def decode_forward(
@@ -120,7 +121,7 @@ def decode_forward(
     """Write `stats`, if given, and the outputs that are wanted."""
     shared = _shared(logits, features, depth_logits, beta, scale, grid, window, stats)
     if shared is not None:
-        entry("cpu_forward")(*shared, _address(xy), _address(z), _address(confidence), _map(appearance), None)
+        entry("cpu_forward")(*shared, _address(xy), _address(z), _address(confidence), as_map(appearance), None)
 
 
 def decode_backward(
@@ -144,6 +145,6 @@ def decode_backward(
     """Write the gradients that are wanted."""
     shared = _shared(logits, features, depth_logits, beta, scale, grid, window, stats)
     if shared is not None:
-        upstream = (_address(g_xy), _address(g_z), _address(g_confidence), _map(g_appearance), None)
-        gradients = (_map(d_logits), _map(d_features), _map(d_depth_logits), _address(d_beta))
+        upstream = (_address(g_xy), _address(g_z), _address(g_confidence), as_map(g_appearance), None)
+        gradients = (as_map(d_logits), as_map(d_features), as_map(d_depth_logits), _address(d_beta))
         entry("cpu_backward")(*shared, *upstream, *gradients)

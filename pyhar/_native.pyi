@@ -60,6 +60,18 @@ def cpu_backward(
     d_beta: int,
     /,
 ) -> None: ...
+
+# A size is (B, C, Y, X, k).
+def cpu_depthwise_backward(
+    size: tuple[int, int, int, int, int],
+    wide: bool,
+    x: Map,
+    weight: Map,
+    g: Map,
+    d_x: Map | None,
+    d_weight: Map | None,
+    /,
+) -> None: ...
 def cpu_lanes() -> int: ...
 def cpu_has_bfloat16_units() -> bool: ...
 

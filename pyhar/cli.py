@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "convert": "turn the authors' Keras weights into a model file",
     "export": "write a trained network as ONNX, a torch.export program or an AOTInductor package",
     "prepare": "read a data set on disk once, check it, and write its index",
+    "benchmark": "measure how fast networks run, plain, compiled and deployed",
     "info": "show versions, devices, usable operator backends and presets",
 }
 

@@ -27,7 +27,8 @@ from pyhar.models.action import ActionPart
 from pyhar.models.blocks import ResidualUnit, SeparableConv
 from pyhar.models.config import PRESETS, SPNetConfig, get_preset
 from pyhar.models.io import ModelMeta, listed, load_weights, save_model
-from pyhar.models.spnet import PredictionBlock, SPNet
+from pyhar.models.prediction import PredictionBlock
+from pyhar.models.spnet import SPNet
 
 Layers = dict[str, dict[str, npt.NDArray[np.float32]]]
 

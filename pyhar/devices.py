@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pyhar.errors import UserError
+from pyhar.kernels import native
 
 
 def choose_device(name: str) -> torch.device:
@@ -29,3 +30,13 @@ def choose_device(name: str) -> torch.device:
                 f"device {name!r} asked for, but there are {torch.cuda.device_count()} CUDA GPUs, from cuda:0"
             )
     return device
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for products of bfloat16; elsewhere that type costs time instead of saving
+    it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    module = native.load()
+    return module is not None and not {"avx512_bf16", "amx_bf16"}.isdisjoint(module.cpu_features())

@@ -41,6 +41,10 @@ class EvaluateConfig:
     """
     device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """What to compute on."""
+    deploy: Literal["float32", "bfloat16", "float16", "auto"] | None = None
+    """Judge the network as it is deployed for prediction, in this type (auto: as of `pyhar predict`); without it, as it
+    was trained.
+    """
     output: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where results go; without it, the run directory, or evaluations/<name of the model file>, and there in a folder
     of the data set's name if one is asked for.
@@ -126,9 +130,11 @@ def _judge(
 ) -> Evaluation:
     """Evaluate on the stills of one data set and the clips of one."""
     from pyhar.data import registry
+    from pyhar.deploy import choose_dtype
     from pyhar.evaluation.run import LOG_FILE, evaluate_and_report
 
     is_run = config.model.is_dir()
+    device = next(model.parameters()).device
     options: dict[str, Any] = {"image_size": model.config.image_size, "augment": False, "layout": model.config.layout}
     sets = [name for name in dict.fromkeys((stills, clips)) if name]
     boxes = {name: _boxes(config, name, model, folder) for name in sets} if config.boxes else {}
@@ -152,7 +158,7 @@ def _judge(
         boxes={None: "the data set's own.", "refined": "predicted, two rounds from whole pictures."}.get(
             config.boxes, f"from {config.boxes}."
         ),
-        device=next(model.parameters()).device,
+        device=device,
         batch_size=config.batch_size,
         workers=config.workers,
         pose_samples=config.pose_samples,
@@ -160,6 +166,7 @@ def _judge(
         multi_clip=config.multi_clip,
         max_clips=config.max_clips,
         speed=speed,
+        dtype=None if config.deploy is None else choose_dtype(config.deploy, device),
         progress=config.progress,
     )
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 import signal
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,16 +20,20 @@ import tyro
 
 from pyhar import cli
 from pyhar.errors import UserError
-from pyhar.files import atomic
 from pyhar.memory import keep_large_blocks
 
 if TYPE_CHECKING:
-    from pyhar.inference.predictor import ActionPrediction, FramePrediction, Predictor
+    from pyhar.inference.pipeline import Ahead
+    from pyhar.inference.predictions import FramePrediction
+    from pyhar.inference.predictor import Predictor
+    from pyhar.inference.tracking import Boxes
     from pyhar.inference.video import Frame, Source
 
 RUNS = Path("runs")
 _LATENCIES = 100_000
 """So many frames' latencies are remembered for the summary."""
+_INTERRUPTED = 130
+"""The exit status of a file's prediction that Ctrl-C cut short, as a shell would say."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,16 @@ class PredictConfig:
     """A JSON file with a box for each frame: {"0": [x1, y1, x2, y2], "photo.jpg": [...]} or a list."""
     follow: bool = False
     """Move the box with the pose; back to the starting box (or the whole frame) when the person is lost."""
+    stream: bool = False
+    """Answer each frame when it comes, with the action of the clip that it ends; cameras always are."""
+    action_every: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Of a stream: compute the action with every N-th frame."""
     sequence: bool = False
     """The pictures of a folder or glob are consecutive frames of one video, so that actions can be recognised."""
     device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """What to compute on."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """What the network computes in; auto: bfloat16 where the device has instructions for it, else float32."""
     subsample: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """A clip takes every N-th frame: for actions slower than a clip, or video faster than the training data."""
     pose_block: Annotated[int, tyro.conf.arg(metavar="N")] = -1
@@ -73,7 +83,7 @@ class PredictConfig:
     action_head: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Which of the network's classifiers names the action, if it has several."""
     batch: Annotated[int, tyro.conf.arg(metavar="N")] = 16
-    """Pictures computed at once, if not fewer than a clip; a camera without actions is computed frame by frame."""
+    """Pictures computed at once, if not fewer than a clip; a stream is computed frame by frame."""
     max_frames: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Stop after this many frames."""
 
@@ -81,16 +91,69 @@ class PredictConfig:
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, predict, and return 0. Raises UserError for what the user can mend."""
     config = tyro.cli(PredictConfig, prog="pyhar predict", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
-    for line in predict(config):
+    summary = predict(config)
+    for line in summary.lines:
         print(line)
-    return 0
+    return _INTERRUPTED if summary.cut_short else 0
 
 
-def predict(config: PredictConfig) -> list[str]:
-    """Carry out a prediction and return its summary by line. Raises UserError, and then removes what is not whole."""
+@dataclass(frozen=True)
+class Summary:
+    """What was done, line by line, and whether an interrupt ended a source that ends by itself."""
+
+    lines: list[str]
+    cut_short: bool
+
+
+class Tally:
+    """What is counted of the frames between the source and the writing."""
+
+    def __init__(self, boxes: Boxes | None) -> None:
+        self.count = 0
+        """Frames answered."""
+        self.without_box = 0
+        """Of them, those for which `boxes` has none."""
+        self.latencies: deque[float] = deque(maxlen=_LATENCIES)
+        """Seconds that computing them took."""
+        self.ages: deque[float] = deque(maxlen=_LATENCIES)
+        """Seconds from their arrival to their answer."""
+        self._boxes = boxes
+        self._waiting: deque[tuple[Frame, float]] = deque()  # taken and not yet answered: few, in order
+        self._start = time.perf_counter()
+
+    def taken(self, frames: Iterable[tuple[Frame, float]]) -> Iterator[Frame]:
+        """Frames out of frames with the time of their arrival, noted when they are taken."""
+        for item in frames:
+            self._waiting.append(item)
+            yield item[0]
+            del item
+
+    def answered(self, prediction: FramePrediction) -> Frame:
+        """The frame that is answered, the next of those taken."""
+        frame, arrival = self._waiting.popleft()
+        self.count += 1
+        self.latencies.append(prediction.latency_s)
+        self.ages.append(time.perf_counter() - arrival)
+        boxes = self._boxes
+        self.without_box += boxes is not None and frame.index not in boxes and (frame.name or "") not in boxes
+        return frame
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self._start
+
+
+def predict(config: PredictConfig) -> Summary:
+    """Carry out a prediction. Raises UserError, and then removes what is not whole.
+
+    Reading, cropping, the network, drawing and encoding run side by side. A first interrupt (Ctrl-C) ends the reading,
+    and what was read until then is predicted and written; a second one gives up.
+    """
     from tqdm import tqdm
 
-    from pyhar.inference.predictor import Predictor
+    from pyhar.inference.pipeline import Ahead
+    from pyhar.inference.results import results
     from pyhar.inference.tracking import parse_box, read_boxes
     from pyhar.inference.video import open_source
 
@@ -102,134 +165,132 @@ def predict(config: PredictConfig) -> list[str]:
     box = parse_box(config.box) if config.box is not None else None
     source = open_source(config.source)
     pictures = source.fps is None
+    if config.stream and pictures and not config.sequence:
+        raise UserError("--stream is for consecutive frames: add --sequence if these pictures are")
     model = config.model if config.model is not None else newest_run()
     keep_large_blocks()
-    predictor = Predictor(
+    predictor = make_predictor(config, model, stream=config.stream or source.live)
+    output = config.output if config.output is not None else Path("predictions") / source.name
+    json_path = config.json if config.json is not None else output / "predictions.jsonl"
+    picture_path = output if pictures else output / f"{source.name}.{config.format}"
+    header = {
+        "type": "header",
+        "source": config.source,
+        "model": str(model),
+        "fps": source.fps,
+        "joints": list(predictor.layout.joints),
+        "bones": [list(bone) for bone in predictor.layout.bones],
+        "root": predictor.layout.root,
+        "clip_frames": predictor.config.clip_frames,
+        "subsample": predictor.subsample,
+    }
+    total = min((n for n in (source.length, config.max_frames) if n is not None), default=None)
+
+    tally = Tally(boxes)
+    arriving = ((frame, time.perf_counter()) for frame in source)
+    newest = Ahead(arriving, newest=True) if source.live else None
+    with _not_left_empty(output), ExitStack() as stages:
+        interrupted = stages.enter_context(_stopped_by_interrupt(source, newest))
+        frames = arriving if newest is None else iter(stages.enter_context(newest))
+        predictions = predictor.predict_frames(
+            tally.taken(itertools.islice(frames, config.max_frames)),
+            box=box if boxes is None else boxes,
+            follow=config.follow,
+            clips=config.sequence or not pictures,
+            ahead=0 if source.live else 1,
+        )
+        stages.enter_context(closing(predictions))
+        first = next(predictions, None)  # most of what can be wrong shows here, before a file is made
+        if first is None:
+            raise UserError(f"stopped before the first frame of {config.source}")
+        write = stages.enter_context(
+            results(json_path, None if config.no_video else picture_path, source, predictor.layout, header)
+        )
+        bar = stages.enter_context(tqdm(total=total, unit=" frames", disable=None))
+        for prediction in itertools.chain([first], predictions):
+            frame = tally.answered(prediction)
+            write(frame, prediction, tally.count / tally.seconds)
+            bar.update()
+            del frame, prediction
+    summary = summarise(config, source, predictor, tally)
+    summary.append(f"wrote {json_path}" + ("" if config.no_video else f" and {picture_path}"))
+    notes = notes_on(config, source, predictor, tally, newest.dropped if newest is not None else 0)
+    if interrupted.is_set():
+        notes.insert(0, f"interrupted after {tally.count} frames; they are written")
+    return Summary(summary + [f"note: {note}" for note in notes], interrupted.is_set() and not source.live)
+
+
+def make_predictor(config: PredictConfig, model: Path, *, stream: bool) -> Predictor:
+    """The predictor that the options ask for. Raises UserError as it does."""
+    from pyhar.inference.predictor import Predictor
+    from pyhar.inference.streaming import StreamingPredictor
+
+    kind = partial(StreamingPredictor, action_every=config.action_every) if stream else Predictor
+    return kind(
         model,
         device=config.device,
+        dtype=config.dtype,
         pose_block=config.pose_block,
         action_block=None if config.action_block == "none" else config.action_block,
         action_head=config.action_head,
         subsample=config.subsample,
-        batch_size=1 if source.live else config.batch,
+        batch_size=config.batch,
     )
-    clips = predictor.recognises_actions and (config.sequence or not pictures)
-    output = config.output if config.output is not None else Path("predictions") / source.name
-    json_path = config.json if config.json is not None else output / "predictions.jsonl"
-    picture_path = output if pictures else output / f"{source.name}.{config.format}"
 
-    waiting: deque[Frame] = deque()  # frames read and not yet predicted: no more than a clip spans
 
-    def frames() -> Iterator[Frame]:
-        for frame in itertools.islice(source, config.max_frames):
-            waiting.append(frame)
-            yield frame
+def summarise(config: PredictConfig, source: Source, predictor: Predictor, tally: Tally) -> list[str]:
+    """Speed and latency, in lines."""
+    from pyhar.inference.streaming import StreamingPredictor
 
-    count = boxless = 0
-    latencies: deque[float] = deque(maxlen=_LATENCIES)
-    total = min((n for n in (source.length, config.max_frames) if n is not None), default=None)
-    start = time.perf_counter()
-    with _stopped_by_interrupt(source), _not_left_empty(output), ExitStack() as files:
-        predictions = predictor.predict_frames(
-            frames(), box=box if boxes is None else boxes, follow=config.follow, clips=clips
-        )
-        first = next(predictions, None)  # most of what can be wrong shows here, before a file is made
-        if first is None:
-            raise UserError(f"stopped before the first frame of {config.source}")
-        write = files.enter_context(results(config, model, json_path, picture_path, source, predictor))
-        bar = files.enter_context(tqdm(total=total, unit=" frames", disable=None))
-        for prediction in itertools.chain([first], predictions):
-            frame = waiting.popleft()
-            count += 1
-            latencies.append(prediction.latency_s)
-            boxless += boxes is not None and frame.index not in boxes and (frame.name or "") not in boxes
-            write(frame, prediction, count / (time.perf_counter() - start))
-            bar.update()
-    seconds = time.perf_counter() - start
-
-    one = "picture" if pictures else "frame"
-    what = one if count == 1 else f"{one}s"
-    alone = config.follow or source.live or count == 1
-    group = (
-        f"clip of {min(count, predictor.clip_span)} {one}s"
-        if clips
-        else one
-        if alone
-        else f"batch of {config.batch} {one}s"
-    )
-    notes = list(source.notes)
-    if boxless:
-        notes.append(f"{boxless} of {count} {what} have no box in {config.boxes}: the whole frame was taken")
-    if clips and count < predictor.config.clip_frames:
-        notes.append(
-            f"{count} {what} do not fill a clip of {predictor.config.clip_frames}: some were repeated for the action"
-        )
-    elif clips and count < predictor.clip_span:
-        notes.append(f"{count} {what} are too few for --subsample {config.subsample}: it was lowered for the action")
-    if predictor.recognises_actions and not clips and count > 1:
-        notes.append("no actions in single pictures; add --sequence if they are consecutive frames of one video")
-    return [
-        f"{count} {what} in {seconds:.1f} s: {count / seconds:.1f} a second with reading, drawing and writing",
-        f"latency of a {group}: {_statistics(latencies)}",
-        f"wrote {json_path}" + ("" if config.no_video else f" and {picture_path}"),
-        *(f"note: {note}" for note in notes),
+    one = "picture" if source.fps is None else "frame"
+    count, seconds = tally.count, tally.seconds
+    clips = predictor.recognises_actions and (config.sequence or source.fps is not None)
+    if isinstance(predictor, StreamingPredictor) or (not clips and (config.follow or count == 1)):
+        group = one
+    elif clips:
+        group = f"clip of {min(count, predictor.clip_span)} {one}s"
+    else:
+        group = f"batch of {config.batch} {one}s"
+    lines = [
+        f"{count} {one if count == 1 else f'{one}s'} in {seconds:.1f} s: {count / seconds:.1f} a second "
+        "with reading, drawing and writing",
+        f"latency of a {group}: {_statistics(tally.latencies)}",
     ]
+    if source.live:
+        lines.append(f"from a frame's arrival to its answer: {_statistics(tally.ages)}")
+    return lines
 
 
-@contextmanager
-def results(
-    config: PredictConfig, model: Path, json_path: Path, picture_path: Path, source: Source, predictor: Predictor
-) -> Iterator[Callable[[Frame, FramePrediction, float], None]]:
-    """Give a function that takes a frame, its prediction and the frames/s so far, and writes what is wanted of them.
+def notes_on(config: PredictConfig, source: Source, predictor: Predictor, tally: Tally, dropped: int) -> list[str]:
+    """What the user should know beside, in sentences."""
+    from pyhar.inference.streaming import StreamingPredictor
 
-    The JSON lines and the video appear when the block ends without an error, annotated pictures one by one.
-    `picture_path` is the annotated video, or the folder of annotated pictures.
-    """
-    from pyhar.inference.draw import draw_prediction
-    from pyhar.inference.video import VideoWriter, write_picture
-
-    with ExitStack() as files:
-        lines = files.enter_context(files.enter_context(atomic(json_path)).open("w", encoding="utf-8"))
-        video = None if source.fps is None else files.enter_context(VideoWriter(picture_path, source.fps))
-        action: ActionPrediction | None = None
-
-        def write_line(content: dict[str, Any]) -> None:
-            lines.write(json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n")
-
-        def write(frame: Frame, prediction: FramePrediction, rate: float) -> None:
-            nonlocal action
-            if prediction.action is not None and prediction.action is not action:
-                action = prediction.action
-                write_line(action.to_json())
-            write_line(prediction.to_json())
-            if config.no_video:
-                return
-            target = picture_path if video is not None else picture_path / (frame.name or f"{frame.index:06d}.png")
-            origin = source.origin(frame)
-            if origin is not None and target.exists() and target.samefile(origin):
-                raise UserError(f"the result would overwrite {origin}: give another folder with --output")
-            drawn = draw_prediction(
-                frame.rgb, prediction, predictor.layout, frames_per_second=None if video is None else rate
-            )
-            if video is not None:
-                video.write(drawn)
-            else:
-                write_picture(target, drawn)
-
-        write_line(
-            {
-                "type": "header",
-                "source": config.source,
-                "model": str(model),
-                "fps": source.fps,
-                "joints": list(predictor.layout.joints),
-                "bones": [list(bone) for bone in predictor.layout.bones],
-                "root": predictor.layout.root,
-                "clip_frames": predictor.config.clip_frames,
-                "subsample": predictor.subsample,
-            }
+    one = "picture" if source.fps is None else "frame"
+    count = tally.count
+    what = one if count == 1 else f"{one}s"
+    clips = config.sequence or source.fps is not None
+    notes = list(source.notes)
+    if dropped:
+        notes.append(
+            f"{dropped} of {count + dropped} frames came while another was computed and a newer one was taken: "
+            f"{dropped / (count + dropped):.0%} dropped"
         )
-        yield write
+    if tally.without_box:
+        notes.append(f"{tally.without_box} of {count} {what} have no box in {config.boxes}: the whole frame was taken")
+    if not predictor.recognises_actions:
+        return notes
+    length = predictor.config.clip_frames
+    if not clips:
+        if count > 1:
+            notes.append("no actions in single pictures; add --sequence if they are consecutive frames of one video")
+    elif isinstance(predictor, StreamingPredictor):
+        if count < predictor.clip_span:
+            notes.append(f"{count} {what} are fewer than the {predictor.clip_span} that the first action takes")
+    elif count < length:
+        notes.append(f"{count} {what} do not fill a clip of {length}: some were repeated for the action")
+    elif count < predictor.clip_span:
+        notes.append(f"{count} {what} are too few for --subsample {config.subsample}: it was lowered for the action")
+    return notes
 
 
 def newest_run() -> Path:
@@ -252,20 +313,24 @@ def _statistics(seconds: Iterable[float]) -> str:
 
 
 @contextmanager
-def _stopped_by_interrupt(source: Source) -> Iterator[None]:
-    """Let Ctrl-C end a camera's stream, whose results are kept; a second one interrupts."""
-    if not source.live or threading.current_thread() is not threading.main_thread():
-        yield
+def _stopped_by_interrupt(source: Source, newest: Ahead[Any] | None) -> Iterator[threading.Event]:
+    """Let Ctrl-C end the source, and give whether it did; a second one interrupts."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
         return
     before = signal.getsignal(signal.SIGINT)
 
     def stop(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
         source.stop()
+        if newest is not None:  # a camera that hangs does not notice
+            newest.stop()
         signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, stop)
     try:
-        yield
+        yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
 

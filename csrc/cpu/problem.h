@@ -55,11 +55,25 @@ struct Gradients {
     void* beta = nullptr;
 };
 
+// A depthwise convolution, "same" padding, odd kernel. Maps have their channels side by side; the weights are a plain
+// row (channel, row, column). The computing type is double if `wide`.
+struct DepthwiseConv {
+    std::int64_t batch = 0, channels = 0, rows = 0, columns = 0, kernel = 1;
+    bool wide = false;
+    Map x, weight;
+
+    double work() const {
+        return 2.0 * static_cast<double>(batch * channels * rows * columns) * static_cast<double>(kernel * kernel);
+    }
+};
+
 // The entry points of one instruction set.
 struct Kernels {
     const char* name;
     void (*forward)(const Problem&, const ForwardOutputs&);
     void (*backward)(const Problem&, const Gradients&);
+    // d_x, d_weight: absent where not wanted.
+    void (*depthwise_backward)(const DepthwiseConv&, const Map& g, const Map& d_x, const Map& d_weight);
     std::int64_t lanes;  // floats in a vector
     UnitKernels units, bfloat16_units;
 };

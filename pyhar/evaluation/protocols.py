@@ -15,7 +15,7 @@ import platform
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from pyhar.data.clips import multi_clips
 from pyhar.data.geometry import normalised_to_picture, pose_to_camera
 from pyhar.data.registry import ClipData, PoseData
 from pyhar.data.sample import DEPTH_RANGE_MM, Sample, model_input
+from pyhar.deploy import DeployedSPNet, deploy
 from pyhar.errors import UserError
 from pyhar.evaluation import metrics
 from pyhar.evaluation.loading import Skipped, batches
@@ -56,6 +57,7 @@ def evaluate(
     max_clips: int | None = None,
     action_head: int = 0,
     speed: bool = True,
+    dtype: torch.dtype | None = None,
     depth_range: float = DEPTH_RANGE_MM,
     name: str = "",
     progress: bool = True,
@@ -66,8 +68,8 @@ def evaluate(
     batch_size: frames per forward pass. workers: processes that read samples. pose_samples, clips: use this many,
     drawn at random but always the same; None: all. multi_clip, max_clips: whether to run the multi-clip protocol, and
     with at most how many clips per video. action_head: which of the network's classifiers the clips are for. speed:
-    measure frames per second of the network and of its cuts. depth_range: millimetres that z = 0..1 spans. name: what
-    the data is called in the result.
+    measure frames per second of the network and of its cuts. dtype: judge the network deployed in this type; None: as
+    it is. depth_range: millimetres that z = 0..1 spans. name: what the data is called in the result.
 
     A sample that cannot be read is skipped and counted. Raises UserError if none can, if the network does not fit the
     data, or if there is nothing to evaluate.
@@ -80,7 +82,7 @@ def evaluate(
         raise UserError("nothing to evaluate: give stills, or clips and a network that recognises actions")
     begin, training = time.perf_counter(), model.training
     model.to(device).eval()
-    run = _Run(model, torch.device(device), batch_size, workers, progress, action_head)
+    run = _Run(model, torch.device(device), batch_size, workers, progress, action_head, dtype)
     config = model.config
     result = Evaluation(
         data=name,
@@ -89,6 +91,8 @@ def evaluate(
         thresholds=THRESHOLDS.round(6).tolist(),
         clip_frames=config.clip_frames,
     )
+    if dtype is not None:
+        result.protocols["network"] = f"deployed in {str(dtype).removeprefix('torch.')}."
     try:
         if pose_data is not None:
             _judge_poses(run, pose_data, _chosen(len(pose_data), pose_samples), depth_range, result)
@@ -116,12 +120,22 @@ class _Run:
     workers: int
     progress: bool
     action_head: int
+    dtype: torch.dtype | None
     skipped: Skipped = field(default_factory=Skipped)
+
+    def in_form(self, model: SPNet) -> SPNet | DeployedSPNet:
+        """The network in the form that is judged."""
+        return model if self.dtype is None else deploy(model, dtype=self.dtype)
+
+    @cached_property
+    def network(self) -> SPNet | DeployedSPNet:
+        """What is judged."""
+        return self.in_form(self.model)
 
     @torch.inference_mode()
     def forward(self, frames: Tensor) -> SPNetOutput:
         """The network on uint8 frames of a batch."""
-        output: SPNetOutput = self.model(model_input(frames, self.device))
+        output: SPNetOutput = self.network(model_input(frames, self.device))
         return output
 
     @property
@@ -343,10 +357,10 @@ def _measure_cuts(run: _Run, result: Evaluation) -> None:
         for cut in result.cuts:
             if cut.pose_block is not None:
                 poses = full if config.cut else full.cut(cut.pose_block, None)
-                cut.pose_fps = frames_per_second(poses, stills)
+                cut.pose_fps = frames_per_second(run.in_form(poses), stills)
             if cut.action_block is not None:
                 actions = full if config.cut else full.cut(None, cut.action_block)
-                cut.action_fps = frames_per_second(actions, clip)
+                cut.action_fps = frames_per_second(run.in_form(actions), clip)
             bar.update()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyhar.data.layouts import JointLayout
-from pyhar.inference.predictor import ActionPrediction, FramePrediction
+from pyhar.inference.predictions import ActionPrediction, FramePrediction
 from pyhar.inference.tracking import Box, whole_frame
 from pyhar.inference.video import Picture
 

@@ -10,9 +10,9 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,72 +23,30 @@ from pyhar.data.clips import centre_clip
 from pyhar.data.geometry import Matrix, crop_map, normalised_to_picture, to_crop_pixels
 from pyhar.data.layouts import LAYOUTS, JointLayout, custom_layout
 from pyhar.data.sample import model_input
+from pyhar.deploy import DeployedSPNet, choose_dtype, deploy
 from pyhar.devices import choose_device
 from pyhar.errors import UserError
+from pyhar.inference.pipeline import Ahead
+from pyhar.inference.predictions import ActionPrediction, FloatArray, FramePrediction
 from pyhar.inference.tracking import Box, Boxes, BoxFollower, crop_square, union, whole_frame
 from pyhar.inference.video import Frame, Picture, read_picture
 from pyhar.models import ModelMeta, SPNet, load_model
 
-FloatArray = npt.NDArray[np.float32]
 
+class Group(NamedTuple):
+    """Frames that are computed together, cut out for the network."""
 
-@dataclass(frozen=True)
-class ActionPrediction:
-    """What is done in a clip."""
-
-    name: str
-    probability: float
-    probabilities: tuple[dict[str, float], ...]
-    """Of every class, by name; one dictionary for each of the network's classifiers."""
-    frames: tuple[int, ...]
-    """The indices of the frames it was read from."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; probabilities to five places."""
-        return {
-            "type": "clip",
-            "frames": list(self.frames),
-            "action": self.name,
-            "probability": round(self.probability, 5),
-            "probabilities": [{name: round(p, 5) for name, p in head.items()} for head in self.probabilities],
-        }
-
-
-@dataclass(frozen=True)
-class FramePrediction:
-    """The person in one frame."""
-
-    index: int
-    time_s: float | None
-    """Seconds since the first frame; None if unknown."""
-    name: str | None
-    """File name of a picture; None for frames of a video."""
-    box: Box
-    """x1, y1, x2, y2, picture pixels: where the person was looked for, without the crop's margin."""
-    pose_px: FloatArray
-    """(J, 2) picture pixels."""
-    depth_mm: FloatArray | None
-    """(J,) millimetres behind the root joint; None from a 2D network."""
-    confidence: FloatArray
-    """(J,) in [0, 1]."""
-    action: ActionPrediction | None
-    """Of the clip that the frame belongs to; None without one."""
-    latency_s: float
-    """Seconds from the frames to the answer, for the group of frames that was computed together with this one."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; pixels and confidence to three places, millimetres to one."""
-        return {
-            "type": "frame",
-            "index": self.index,
-            "time_s": None if self.time_s is None else round(self.time_s, 4),
-            "name": self.name,
-            "box": [round(value, 2) for value in self.box],
-            "pose_px": _rounded(self.pose_px, 3),
-            "depth_mm": None if self.depth_mm is None else _rounded(self.depth_mm, 1),
-            "confidence": _rounded(self.confidence, 3),
-            "action": None if self.action is None else self.action.name,
-        }
+    frames: list[Frame]
+    new: int
+    """How many of them, at the end, have not been answered."""
+    boxes: list[Box | None]
+    """Where the person is in each; None for the whole frame."""
+    crops: Picture
+    """(N, S, S, 3) uint8."""
+    to_crop: Matrix
+    """(N, 3, 3)."""
+    seconds: float
+    """What cutting them out took."""
 
 
 class Predictor:
@@ -96,23 +54,26 @@ class Predictor:
 
     def __init__(
         self,
-        model: SPNet | str | os.PathLike[str],
+        model: SPNet | DeployedSPNet | str | os.PathLike[str],
         meta: ModelMeta | None = None,
         *,
         device: str = "auto",
+        dtype: str = "float32",
         pose_block: int = -1,
         action_block: int | None = -1,
         action_head: int = 0,
         subsample: int = 1,
         batch_size: int = 16,
     ) -> None:
-        """model: a network with its `meta`, or a model file or run directory. device: see `choose_device`.
+        """model: a network with its `meta`, or a model file or run directory. device: see `choose_device`. dtype: what
+        the network computes in, "float32", "bfloat16", "float16" or "auto", see `pyhar.deploy.choose_dtype`.
 
         pose_block, action_block: the blocks whose answers are taken; what they do not read is not computed.
         action_block None: poses alone. action_head: the classifier that names the action. subsample: a clip takes
-        every so many frames of a video. batch_size: pictures computed at once, if not fewer than a clip. A network
-        given as an object shares its parameters with the predictor, and they move to `device`. Raises UserError if
-        the model, the device or a block does not exist, or the names do not fit the network.
+        every so many frames of a video. batch_size: pictures computed at once, if not fewer than a clip. The network is
+        deployed: what an SPNet learns later the predictor does not see. A network that is deployed already is taken as
+        it is, with its type, device and blocks. Raises UserError if the model, the device, the type or a block does
+        not exist, or the names do not fit the network.
         """
         self.device = choose_device(device)
         if isinstance(model, (str, os.PathLike)):
@@ -129,9 +90,11 @@ class Predictor:
                 f"the model names {classes} actions, its network has {self.config.num_actions}: "
                 "they do not belong together"
             )
-        if self.config.cut is None or (pose_block, action_block) != (-1, -1):
-            model = model.cut(pose_block, action_block)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        if isinstance(model, SPNet):
+            if self.config.cut is None or (pose_block, action_block) != (-1, -1):
+                model = model.cut(pose_block, action_block)
+            model = deploy(model, dtype=choose_dtype(dtype, self.device), device=self.device)
+        self.model = model
         self.recognises_actions = self.model.num_action_blocks > 0
         if self.recognises_actions and not 0 <= action_head < len(classes):
             raise UserError(f"there is no action head {action_head}: this network has {len(classes)}, counted from 0")
@@ -153,7 +116,7 @@ class Predictor:
             frame = Frame(read_picture(picture), 0, name=os.path.basename(picture))
         else:
             frame = Frame(picture, 0)
-        return next(self.predict_frames([frame], box=box, clips=False))
+        return next(Predictor.predict_frames(self, [frame], box=box, clips=False))
 
     def predict_frames(
         self,
@@ -162,7 +125,8 @@ class Predictor:
         box: Box | Boxes | None = None,
         follow: bool = False,
         clips: bool = True,
-    ) -> Iterator[FramePrediction]:
+        ahead: int = 0,
+    ) -> Generator[FramePrediction, None, None]:
         """Predict frames in order, one answer each; holds no more of them than a clip spans (or a batch).
 
         frames: (H, W, 3) uint8 RGB arrays, or `Frame`s, which carry their own index, time and name.
@@ -173,68 +137,72 @@ class Predictor:
         without gap; frames left over at the end belong to one more clip, of the video's last frames. With subsampling
         s, the span of a clip is read as s interleaved clips, whose probabilities are averaged. A video shorter than a
         span is read with the largest s that fits, one shorter than a clip by repeating frames.
+        ahead: so many clips (or batches) are read, and cut out if the box follows nothing, in threads of their own
+        before they are asked for; they are held in addition, twice.
         Raises UserError on a picture that is not uint8 RGB, on a box outside the picture, on a clip with frames of
         several sizes, and if the network answers with NaN.
         """
         clips = clips and self.recognises_actions
-        if follow and isinstance(box, Mapping):
-            raise UserError("a box for every frame leaves nothing to follow: give one starting box, or do not follow")
-        follower = BoxFollower(None if isinstance(box, Mapping) else box) if follow else None
+        follower = follower_of(box) if follow else None
         size = self.clip_span if clips else 1 if follow else self.batch_size
-        for group, new in _groups(_frames(frames), size, overlap=clips):
-            boxes = [self._box(frame, box if follower is None else follower.box) for frame in group]
-            predictions = (self._predict_clip if clips else self._predict_stills)(group, boxes)
-            if follower is not None:
-                height, width = group[-1].rgb.shape[:2]
-                poses, confidence = zip(*((p.pose_px, p.confidence) for p in predictions), strict=True)
-                follower.update(np.stack(poses), np.stack(confidence), width, height)
-            yield from predictions[-new:]
+        with ExitStack() as threads:
+            read = checked_frames(frames)
+            if ahead:
+                read = iter(threads.enter_context(Ahead(read, ahead * size)))
+            groups: Iterable[Group] = (
+                self._cut_out(group, new, [self._box(frame, follower or box) for frame in group], one_box=clips)
+                for group, new in _groups(read, size, overlap=clips)
+            )
+            if ahead and follower is None:
+                groups = threads.enter_context(Ahead(groups, ahead))
+            for group in groups:
+                predictions = (self._predict_clip if clips else self._predict_stills)(group)
+                if follower is not None:
+                    follow_poses(follower, predictions, group.frames[-1])
+                yield from predictions[-group.new :]
 
     @staticmethod
-    def _box(frame: Frame, box: Box | Boxes | None) -> Box | None:
+    def _box(frame: Frame, box: Box | Boxes | BoxFollower | None) -> Box | None:
+        if isinstance(box, BoxFollower):
+            return box.box
         if isinstance(box, Mapping):
             return box.get(frame.index, box.get(frame.name) if frame.name is not None else None)
         return box
 
-    def _predict_stills(self, frames: list[Frame], boxes: list[Box | None]) -> list[FramePrediction]:
+    def _cut_out(self, frames: list[Frame], new: int, boxes: list[Box | None], *, one_box: bool) -> Group:
+        """one_box: the frames are of one clip, which is seen in the box around all its boxes."""
         start = time.perf_counter()
-        crops, to_crop = self._crop(frames, boxes)
-        poses = self._run(crops[:, None], clips=False)[0][:, 0]
-        return self._predictions(frames, boxes, poses, to_crop, None, start)
-
-    def _predict_clip(self, frames: list[Frame], boxes: list[Box | None]) -> list[FramePrediction]:
-        start = time.perf_counter()
-        for frame in frames:
-            if frame.rgb.shape != frames[0].rgb.shape:
-                raise UserError(
-                    f"frame {frame.index} is {_size(frame)}, frame {frames[0].index} is {_size(frames[0])}: "
-                    "the frames of one video must be of one size"
-                )
-        height, width = frames[0].rgb.shape[:2]
-        if any(box is not None for box in boxes):
-            boxes = [union([whole_frame(width, height) if box is None else box for box in boxes])] * len(frames)
-        crops, to_crop = self._crop(frames, boxes)
-        indices = _covering_clips(len(frames), self.config.clip_frames, self.subsample)
-        in_clips, heads = self._run(crops[indices], clips=True)
-        poses = np.empty((len(frames), *in_clips.shape[2:]), np.float32)
-        poses[indices.reshape(-1)] = in_clips.reshape(-1, *in_clips.shape[2:])
-        seen = tuple(frames[i].index for i in np.unique(indices))
-        return self._predictions(
-            frames, boxes, poses, to_crop, self._action([head.mean(axis=0) for head in heads], seen), start
-        )
-
-    def _crop(self, frames: list[Frame], boxes: list[Box | None]) -> tuple[Picture, Matrix]:
-        """Crops (N, S, S, 3) uint8 and their maps (N, 3, 3)."""
-        size = self.config.image_size
+        if one_box:
+            for frame in frames:
+                check_size(frame, frames[0])
+            boxes = [union_box(boxes, frames[0])] * len(frames)
         maps = np.stack(
             [
                 crop_map(crop_square(box, frame.rgb.shape[1], frame.rgb.shape[0]))
                 for frame, box in zip(frames, boxes, strict=True)
             ]
         )
-        return np.stack(
-            [crop_picture(frame.rgb, matrix, size) for frame, matrix in zip(frames, maps, strict=True)]
-        ), maps
+        crops = np.stack(
+            [
+                crop_picture(frame.rgb, matrix, self.config.image_size)
+                for frame, matrix in zip(frames, maps, strict=True)
+            ]
+        )
+        return Group(frames, new, boxes, crops, maps, time.perf_counter() - start)
+
+    def _predict_stills(self, group: Group) -> list[FramePrediction]:
+        start = time.perf_counter() - group.seconds
+        poses = self._run(group.crops[:, None], clips=False)[0][:, 0]
+        return self._predictions(group, poses, None, start)
+
+    def _predict_clip(self, group: Group) -> list[FramePrediction]:
+        start = time.perf_counter() - group.seconds
+        indices = _covering_clips(len(group.frames), self.config.clip_frames, self.subsample)
+        in_clips, heads = self._run(group.crops[indices], clips=True)
+        poses = np.empty((len(group.frames), *in_clips.shape[2:]), np.float32)
+        poses[indices.reshape(-1)] = in_clips.reshape(-1, *in_clips.shape[2:])
+        seen = tuple(group.frames[i].index for i in np.unique(indices))
+        return self._predictions(group, poses, self._action([head.mean(axis=0) for head in heads], seen), start)
 
     def _run(self, crops: Picture, *, clips: bool) -> tuple[FloatArray, list[FloatArray]]:
         """Crops (N, T, S, S, 3) to poses (N, T, J, dim + 1) and, of clips, probabilities (N, classes) by classifier."""
@@ -252,23 +220,14 @@ class Predictor:
         return np.concatenate(poses), [np.concatenate(parts) for parts in zip(*heads, strict=True)]
 
     def _predictions(
-        self,
-        frames: list[Frame],
-        boxes: list[Box | None],
-        poses: FloatArray,
-        to_crop: Matrix,
-        action: ActionPrediction | None,
-        start: float,
+        self, group: Group, poses: FloatArray, action: ActionPrediction | None, start: float
     ) -> list[FramePrediction]:
-        """poses (N, J, dim + 1) in normalised crop coordinates with their maps (N, 3, 3)."""
-        for frame, pose in zip(frames, poses, strict=True):
+        """poses (N, J, dim + 1) in normalised crop coordinates."""
+        for frame, pose in zip(group.frames, poses, strict=True):
             if not np.isfinite(pose).all():
-                raise UserError(
-                    f"the network's answer to frame {frame.index} is not finite: "
-                    "its weights are damaged or its training diverged; take another model"
-                )
-        pixels = normalised_to_picture(torch.from_numpy(poses[..., :2]), torch.from_numpy(to_crop)).numpy()
-        depth = (poses[..., 2] - 0.5) * self.meta.depth_range_mm if self.config.dim == 3 else [None] * len(frames)
+                raise _not_finite(f"frame {frame.index}")
+        pixels = normalised_to_picture(torch.from_numpy(poses[..., :2]), torch.from_numpy(group.to_crop)).numpy()
+        depth = (poses[..., 2] - 0.5) * self.meta.depth_range_mm if self.config.dim == 3 else [None] * len(poses)
         latency = time.perf_counter() - start
         return [
             FramePrediction(
@@ -282,11 +241,13 @@ class Predictor:
                 action=action,
                 latency_s=latency,
             )
-            for n, (frame, box) in enumerate(zip(frames, boxes, strict=True))
+            for n, (frame, box) in enumerate(zip(group.frames, group.boxes, strict=True))
         ]
 
     def _action(self, heads: list[FloatArray], frames: tuple[int, ...]) -> ActionPrediction:
         """Probabilities (classes,) of each classifier, named."""
+        if not all(np.isfinite(head).all() for head in heads):
+            raise _not_finite(f"the clip of frames {frames[0]} to {frames[-1]}")
         named = [
             dict(zip(names, head.tolist(), strict=True))
             for names, head in zip(self.meta.action_names, heads, strict=True)
@@ -311,7 +272,8 @@ def crop_picture(rgb: Picture, to_crop: Matrix, size: int) -> Picture:
     return cv2.warpAffine(rgb, matrix[:2], (size, size), flags=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
-def _frames(frames: Iterable[Frame | Picture]) -> Iterator[Frame]:
+def checked_frames(frames: Iterable[Frame | Picture]) -> Iterator[Frame]:
+    """Frames as `Frame`s. Raises UserError on what is not a picture (H, W, 3) uint8."""
     for index, item in enumerate(frames):
         frame = item if isinstance(item, Frame) else Frame(item, index)
         rgb: Any = frame.rgb
@@ -370,8 +332,42 @@ def _layout(meta: ModelMeta, num_joints: int) -> JointLayout:
     )
 
 
-def _rounded(values: FloatArray, places: int) -> list[Any]:
-    return np.round(values.astype(np.float64), places).tolist()
+def check_size(frame: Frame, first: Frame) -> None:
+    """Raise UserError unless `frame` is as large as `first`, as frames of one video are."""
+    if frame.rgb.shape != first.rgb.shape:
+        raise UserError(
+            f"frame {frame.index} is {_size(frame)}, frame {first.index} is {_size(first)}: "
+            "the frames of one video must be of one size"
+        )
+
+
+def union_box(boxes: list[Box | None], frame: Frame) -> Box | None:
+    """The box around those of a clip's frames, of which `frame` is one; None if all are the whole frame."""
+    if all(box is None for box in boxes):
+        return None
+    height, width = frame.rgb.shape[:2]
+    return union([whole_frame(width, height) if box is None else box for box in boxes])
+
+
+def follower_of(box: Box | Boxes | None) -> BoxFollower:
+    """A follower that starts at `box`. Raises UserError if there is a box for every frame."""
+    if isinstance(box, Mapping):
+        raise UserError("a box for every frame leaves nothing to follow: give one starting box, or do not follow")
+    return BoxFollower(box)
+
+
+def follow_poses(follower: BoxFollower, predictions: list[FramePrediction], frame: Frame) -> None:
+    """Move the box with the poses of the last frames, of which `frame` is one."""
+    height, width = frame.rgb.shape[:2]
+    poses, confidence = (np.stack([getattr(p, name) for p in predictions]) for name in ("pose_px", "confidence"))
+    follower.update(poses, confidence, width, height)
+
+
+def _not_finite(what: str) -> UserError:
+    return UserError(
+        f"the network's answer to {what} is not finite: "
+        "its weights are damaged or its training diverged; take another model"
+    )
 
 
 def _size(frame: Frame) -> str:

@@ -102,7 +102,7 @@ class BoxFollower:
     """The box for the next frame or clip, from the joints found in the last one.
 
     `box` is the starting box, or None for the whole picture, until a person is found and whenever too few joints are
-    trusted.
+    trusted. `found` says whether it is a person's.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class BoxFollower:
         self.min_confidence = min_confidence
         self.min_joints = min_joints
         self.box = start
-        self._found = False
+        self.found = False
 
     def update(
         self, poses_px: npt.NDArray[np.float32], confidence: npt.NDArray[np.float32], width: int, height: int
@@ -134,7 +134,7 @@ class BoxFollower:
         trusted = confidence >= self.min_confidence
         both = trusted[0] & trusted[-1]
         if trusted[-1].sum() < max(2, self.min_joints * trusted.shape[1]):
-            self.box, self._found = self.start, False
+            self.box, self.found = self.start, False
             return
         joints = poses_px[-1][trusted[-1]].astype(np.float64)
         low, high = joints.min(axis=0), joints.max(axis=0)
@@ -143,10 +143,10 @@ class BoxFollower:
             step = np.clip((poses_px[-1] - poses_px[0])[both].mean(axis=0), low - high, high - low)
             low, high = np.minimum(low, low + step), np.maximum(high, high + step)
         centre, size = (low + high) / 2, np.maximum(high - low + 2 * pad, MIN_SIDE)
-        if self._found and self.box is not None:
+        if self.found and self.box is not None:
             old, weight = np.asarray(self.box), self.smoothing ** len(poses_px)
             centre = weight * (old[:2] + old[2:]) / 2 + (1 - weight) * centre
             size = weight * (old[2:] - old[:2]) + (1 - weight) * size
-        self._found = bool((centre >= 0).all() and centre[0] < width and centre[1] < height)
+        self.found = bool((centre >= 0).all() and centre[0] < width and centre[1] < height)
         x1, y1, x2, y2 = np.concatenate([centre - size / 2, centre + size / 2]).tolist()
-        self.box = (x1, y1, x2, y2) if self._found else self.start
+        self.box = (x1, y1, x2, y2) if self.found else self.start

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import glob
 import os
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -155,7 +156,7 @@ class VideoSource:
         self.name = f"camera{source}" if self.path is None else self.path.stem
         self.notes: list[str] = []
         self._stopped = False
-        with _quiet():
+        with _QUIET:
             self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
             if self.path is None:
@@ -180,7 +181,7 @@ class VideoSource:
         start = time.monotonic()
         try:
             while not self._stopped:
-                with _quiet():
+                with _QUIET:
                     ok, bgr = self._capture.read()
                 if ok:
                     failures = 0
@@ -203,6 +204,8 @@ class VideoSource:
                 f"{self.path}: not one of the {self.length or 0} frames its header announces can be decoded; "
                 "copy or record it again"
             )
+        if self.live and not self._stopped:
+            self.notes.append(f"{self.name} gave no more pictures after {count} frames: was it unplugged?")
         if self.length is not None and count != self.length and not self._stopped:
             self.notes.append(
                 f"{self.path}: {count} frames decoded where the header announces {self.length}; "
@@ -230,7 +233,7 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     if is_cut_off(data):
         raise UserError(f"picture {os.fspath(path)} is cut off: its end is missing; copy or export it again")
     try:
-        with _quiet():
+        with _QUIET:
             bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise UserError(f"picture {os.fspath(path)} cannot be decoded: {error.err}") from error
@@ -271,7 +274,7 @@ class VideoWriter:
             self._temporary = self._cleanup.enter_context(atomic(self.path))
             self._cleanup.push(self._close)
             codec = cv2.VideoWriter.fourcc(*VIDEO_CODECS[self.path.suffix.lower()])
-            with _quiet():
+            with _QUIET:
                 self._writer = cv2.VideoWriter(str(self._temporary), codec, self.fps, size)
             if not self._writer.isOpened():
                 raise UserError(
@@ -298,7 +301,7 @@ class VideoWriter:
             return
         self._writer.release()
         if kind is None:
-            with _quiet():
+            with _QUIET:
                 written = int(cv2.VideoCapture(str(self._temporary)).get(cv2.CAP_PROP_FRAME_COUNT))
             if written < self._count:
                 raise UserError(
@@ -321,11 +324,25 @@ def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep OpenCV from printing; what fails is said in our own words."""
-    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(before)
+class _Quiet:
+    """Keeps OpenCV from printing, in whichever threads; what fails is said in our own words."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                cv2.utils.logging.setLogLevel(self._before)
+
+
+_QUIET = _Quiet()

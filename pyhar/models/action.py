@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyhar.models.blocks import ResidualUnit, batch_norm, conv, max_min_pool, max_pool
 from pyhar.models.config import SPNetConfig
+
+
+class ActionInput(NamedTuple):
+    """What an action block reads of each frame; (...) is N for frames, (B, T) for clips."""
+
+    coordinates: Tensor
+    """(..., J, dim), float32, normalised crop coordinates."""
+    confidence: Tensor
+    """(..., J), float32."""
+    appearance: Tensor
+    """(..., J, C): the features under each joint's map."""
 
 
 class ActionPart(nn.Module):
@@ -36,18 +49,16 @@ class ActionPart(nn.Module):
         self.heat: nn.Conv2d | None = None
         self.depth: nn.Conv2d | None = None
 
-    def forward(
-        self, pose: Tensor, confidence: Tensor, appearance: Tensor, carried: Tensor | None
-    ) -> tuple[Tensor | None, list[Tensor]]:
-        """pose (B, T, J, dim), confidence (B, T, J), appearance (B, T, J, C), carried (B, N, T', J') or None.
+    def forward(self, clips: ActionInput, carried: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
+        """clips: (B, T, ...); carried (B, N, T', J') or None.
 
         Returns the features to carry on, (B, N, T', J') or None if nothing reads them, and the logits (B, classes) per
         data set.
         """
-        p = (pose * confidence.unsqueeze(-1)).permute(0, 3, 1, 2)
+        p = (clips.coordinates * clips.confidence.unsqueeze(-1)).permute(0, 3, 1, 2)
         p = self.pose_unit(torch.cat([layer(p) for layer in self.pose_convs], dim=1))
-        v = self.appearance_conv(appearance.permute(0, 3, 1, 2))
-        streams = [_shrink(p), _shrink(v)]
+        v = self.appearance_conv(clips.appearance.permute(0, 3, 1, 2))
+        streams = [shrink(p), shrink(v)]
         u = self.fusion(torch.cat(streams if carried is None else [*streams, carried], dim=1))
         c1 = self.conv1(F.relu(self.norm1(u)))
         w = F.relu(self.norm2(max_min_pool(c1)))
@@ -59,7 +70,7 @@ class ActionPart(nn.Module):
         return u + c1 + self.reinjection(F.relu(back)), logits
 
 
-def _shrink(x: Tensor) -> Tensor:
+def shrink(x: Tensor) -> Tensor:
     """Zero-pad (B, C, T, J) so that joints divide by 4 and time by twice its stride, then max-pool 2x2; long clips
     shrink in time too."""
     stride = 2 if x.shape[-2] >= 16 else 1

@@ -11,6 +11,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyhar import ops
+
 # Keras' epsilon, and its momentum of 0.99 in PyTorch's terms.
 _NORM_EPS = 1e-3
 _NORM_MOMENTUM = 0.01
@@ -49,14 +51,22 @@ def max_min_pool(x: Tensor) -> Tensor:
     return max_pool(x, 2, 2) - max_pool(-x, 2, 2)
 
 
+class DepthwiseConv(nn.Conv2d):
+    """Depthwise k x k convolution of stride 1 with "same" padding, by `pyhar.ops`."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.depthwise_conv(x, self.weight)
+
+
 class SeparableConv(nn.Sequential):
     """Depthwise k x k, then pointwise 1x1, nothing in between."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(
-            in_channels, in_channels, kernel, padding=kernel // 2, groups=in_channels, bias=False
-        )
+        self.depthwise = DepthwiseConv(in_channels, kernel)
         self.pointwise = conv(in_channels, out_channels)
 
 

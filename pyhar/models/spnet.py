@@ -8,139 +8,14 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyhar import ops
 from pyhar.errors import UserError
-from pyhar.models.action import ActionPart
-from pyhar.models.blocks import DownscalingUnit, EntryFlow, ResidualUnit, SeparableConv, UpscalingUnit, batch_norm, conv
+from pyhar.models.action import ActionInput, ActionPart
+from pyhar.models.blocks import DownscalingUnit, EntryFlow, ResidualUnit, UpscalingUnit
 from pyhar.models.config import Cut, SPNetConfig
-
-
-class BlockMaps(NamedTuple):
-    """Logits of one prediction block for N = B or B * T frames, (N, J, h, w) each; the action maps are there if they
-    are decoupled."""
-
-    heat_logits: Tensor
-    depth_logits: Tensor | None
-    action_heat_logits: Tensor | None
-    action_depth_logits: Tensor | None
-
-
-@dataclasses.dataclass
-class SPNetOutput:
-    """What the network says, earliest block first; the last is the best."""
-
-    poses: list[Tensor] = dataclasses.field(default_factory=list)
-    """Per prediction block (B, [T,] J, dim + 1), float32: x, y, (z), confidence in normalised crop coordinates."""
-    action_logits: list[list[Tensor]] = dataclasses.field(default_factory=list)
-    """Per action block, per action data set: (B, classes), float32."""
-    maps: list[BlockMaps] = dataclasses.field(default_factory=list)
-    """Per prediction block, if asked for."""
-
-    @property
-    def actions(self) -> list[list[Tensor]]:
-        """Per action block, per action data set: probabilities (B, classes), float32."""
-        return [[logits.softmax(dim=-1) for logits in block] for block in self.action_logits]
-
-
-class PredictionBlock(nn.Module):
-    """One prediction block (Fig. 3, 6): pose heads on F channels, re-injection, and, where it has one, an action part.
-
-    `wants_pose` and `reinject` say whether anybody reads the pose and the output features: what nobody reads is
-    neither built nor computed.
-    """
-
-    def __init__(
-        self, config: SPNetConfig, channels: int, *, wants_pose: bool, reinject: bool, action: ActionPart | None
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.wants_pose = wants_pose
-        joints = config.num_joints
-        self.unit = ResidualUnit(channels, channels, config.kernel_size, "separable")
-        self.norm1 = batch_norm(channels)
-        self.features = SeparableConv(channels, channels, config.kernel_size)
-        self.norm2 = batch_norm(channels)
-        needs_maps = wants_pose or reinject or (action is not None and not config.decoupled)
-        self.heat = conv(channels, joints) if needs_maps else None
-        self.depth = conv(channels, joints) if needs_maps and config.dim == 3 else None
-        self.forwarded = conv(channels, joints) if reinject and config.reinjection == "logits" else None
-        self.heat_back = conv(joints if config.reinjection == "maps" else 2 * joints, channels) if reinject else None
-        self.depth_back = conv(joints, channels) if reinject and config.dim == 3 else None
-        self.action = action
-        if action is not None and config.decoupled:
-            action.heat = conv(channels, joints)
-            action.depth = conv(channels, joints) if config.dim == 3 else None
-
-    def forward(
-        self, x: Tensor, first: Tensor, carried: Tensor | None, frames: int | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor] | None, BlockMaps | None]:
-        """x (N, F, h, w); first: Z0 of this level; carried: action features; frames: T of a clip, None for stills (no
-        action then).
-
-        Returns output features, carried action features, pose (N, J, dim + 1), action logits, maps; None for what is
-        not wanted.
-        """
-        cfg = self.config
-        z_prime = self.unit(x)
-        z = self.features(F.relu(self.norm1(z_prime)))
-        a = F.relu(self.norm2(z))
-        heat = self.heat(a) if self.heat is not None else None
-        depth = self.depth(a) if self.depth is not None else None
-        action = self.action if frames is not None else None
-        source = z if cfg.appearance_source == "same" else first
-
-        pose: Tensor | None = None
-        logits: list[Tensor] | None = None
-        action_heat = action_depth = None
-        if action is not None:
-            if action.heat is not None:
-                action_heat, action_depth = action.heat(a), action.depth(a) if action.depth is not None else None
-            map_heat, map_depth = (heat, depth) if action_heat is None else (action_heat, action_depth)
-            assert map_heat is not None
-            assert frames is not None
-            decoded, appearance = ops.decode_pose_and_appearance(
-                map_heat, source, map_depth, grid=cfg.grid, confidence=cfg.confidence
-            )
-            if self.wants_pose and action_heat is None:
-                pose = _join(decoded)
-            clip = (-1, frames)
-            carried, logits = action(
-                _coordinates(decoded).unflatten(0, clip),
-                decoded.confidence.unflatten(0, clip),
-                appearance.unflatten(0, clip),
-                carried,
-            )
-        if self.wants_pose and pose is None:
-            assert heat is not None
-            pose = _join(ops.decode_pose(heat, depth, grid=cfg.grid, confidence=cfg.confidence))
-
-        if self.heat_back is not None:
-            assert heat is not None
-            x = z_prime + z + self._reinject(a, heat, depth)
-        maps = BlockMaps(heat, depth, action_heat, action_depth) if heat is not None else None
-        return x, carried, pose, logits, maps
-
-    def _reinject(self, a: Tensor, heat: Tensor, depth: Tensor | None) -> Tensor:
-        """Maps back to features: Eq. 10, or the release's form of it."""
-        assert self.heat_back is not None
-        if self.forwarded is None:
-            back = self.heat_back(ops.spatial_softmax(heat))
-        else:
-            back = self.heat_back(F.relu(torch.cat([self.forwarded(a), heat], dim=1)))
-        if self.depth_back is not None and depth is not None:
-            back = back + self.depth_back(depth.sigmoid() if self.forwarded is None else depth)
-        return back
-
-
-def _coordinates(decoded: ops.DecodedPose) -> Tensor:
-    return decoded.xy if decoded.z is None else torch.cat([decoded.xy, decoded.z.unsqueeze(-1)], dim=-1)
-
-
-def _join(decoded: ops.DecodedPose) -> Tensor:
-    return torch.cat([_coordinates(decoded), decoded.confidence.unsqueeze(-1)], dim=-1)
+from pyhar.models.prediction import PredictionBlock
+from pyhar.models.two_parts import TwoPartNetwork
 
 
 class Visit(nn.Module):
@@ -160,6 +35,28 @@ class Visit(nn.Module):
         self.scale = scale
         self.action_unit = action_unit
         self.block = block
+
+    @property
+    def acts(self) -> bool:
+        """Whether an action block is here."""
+        return self.block.action is not None
+
+    def arrive(self, x: Tensor, lateral: Tensor | None) -> Tensor:
+        """Change the scale of x and add the features that this level had before, if it had any."""
+        x = self.scale(x)
+        return x if lateral is None else x + lateral
+
+    def recognise(
+        self, clips: ActionInput, y: Tensor | None, earlier: Tensor | None
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """`ActionPart.forward`; y: what was carried here, earlier: what this level carried on before, if there was."""
+        assert self.block.action is not None
+        if self.action_unit is not None and y is not None:
+            y = self.action_unit(y)
+            if earlier is not None:
+                y = y + earlier
+        carried: tuple[Tensor | None, list[Tensor]] = self.block.action(clips, y)
+        return carried
 
 
 class Step(NamedTuple):
@@ -185,8 +82,10 @@ def visiting_order(config: SPNetConfig) -> list[Step]:
     return steps
 
 
-class SPNet(nn.Module):
+class SPNet(TwoPartNetwork):
     """The network. `SPNet(config)` has random weights; see `pyhar.models.io` and `pyhar.convert` for trained ones."""
+
+    entry: EntryFlow
 
     def __init__(self, config: SPNetConfig) -> None:
         super().__init__()
@@ -233,70 +132,6 @@ class SPNet(nn.Module):
     def path(self) -> list[Visit]:
         """The visits in the order in which they are made."""
         return cast("list[Visit]", list(self.visits))
-
-    @property
-    def num_pose_blocks(self) -> int:
-        """Poses in the output."""
-        return self.config.num_pose_blocks if self.config.cut is None else int(self.config.cut.pose_block is not None)
-
-    @property
-    def num_action_blocks(self) -> int:
-        """Action predictions in the output of a clip."""
-        return (
-            self.config.num_action_blocks if self.config.cut is None else int(self.config.cut.action_block is not None)
-        )
-
-    def forward(self, frames: Tensor, *, keep_maps: bool = False) -> SPNetOutput:
-        """frames: (B, 3, H, W) stills, for which only poses are computed, or (B, T, 3, H, W) clips; RGB in [-1, 1].
-
-        H and W are multiples of `config.size_multiple`. Raises ValueError on a wrong shape, UserError on a wrong size.
-        """
-        if frames.ndim not in (4, 5) or frames.shape[-3] != 3:
-            raise ValueError(f"frames: expected (B, 3, H, W) or (B, T, 3, H, W), got {tuple(frames.shape)}")
-        height, width = frames.shape[-2:]
-        if height % self.config.size_multiple or width % self.config.size_multiple:
-            raise UserError(
-                f"pictures of {width}x{height} pixels do not fit: "
-                f"both sides must be multiples of {self.config.size_multiple}"
-            )
-        clip = frames.shape[:2] if frames.ndim == 5 else None
-        if clip is not None and clip[1] == 0:
-            raise ValueError("frames: the clip is empty (T = 0)")
-
-        out = SPNetOutput()
-        x = self.entry(frames.flatten(0, 1) if clip is not None else frames)
-        features: dict[int, Tensor] = {0: x}  # X of each level
-        first: dict[int, Tensor] = {0: x}  # Z0 of each level
-        actions: dict[int, Tensor | None] = {}  # Y of each level
-        y: Tensor | None = None
-        for visit in self.path:
-            level = visit.level
-            x = visit.scale(x)
-            first.setdefault(level, x)
-            if level in features:
-                x = x + features[level]
-            if visit.action_unit is not None and y is not None:
-                y = visit.action_unit(y)
-                earlier = actions.get(level)
-                if earlier is not None:
-                    y = y + earlier
-            x, y, pose, logits, maps = visit.block(x, first[level], y, clip[1] if clip is not None else None)
-            features[level], actions[level] = x, y
-            if pose is not None:
-                out.poses.append(pose.unflatten(0, clip) if clip is not None else pose)
-            if logits is not None and self._wants_action(visit):
-                out.action_logits.append([scores.float() for scores in logits])
-            if keep_maps and maps is not None:
-                out.maps.append(maps)
-        return out
-
-    def _wants_action(self, visit: Visit) -> bool:
-        return self.config.cut is None or visit is self._last_action_visit
-
-    @property
-    def _last_action_visit(self) -> Visit | None:
-        with_action = [visit for visit in self.path if visit.block.action is not None]
-        return with_action[-1] if with_action else None
 
     def cut(self, pose_block: int | None = -1, action_block: int | None = -1) -> SPNet:
         """A network that ends at these blocks and computes nothing that they do not read (Sec. 4.5.4). It shares this

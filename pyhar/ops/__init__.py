@@ -14,7 +14,8 @@ tensor that may require grad.
 - `decode_pose_and_appearance`: both of the last two
 - `expectation`, `pool_appearance_from_probs`: the same for maps that are probabilities already
 
-The network's convolution units in inference form are of another kind; `pyhar.ops.units` is their definition.
+Of another kind are the network's convolutions: `depthwise_conv` for training, and its units in inference form, of which
+`pyhar.ops.units` is the definition.
 
 Types: float16, bfloat16, float32 or float64; the tensors of one call may differ in type. Everything is computed in
 float32, in float64 if H, D or F is float64, under `torch.autocast` too. Coordinates, depth and confidence are returned
@@ -34,6 +35,7 @@ from pyhar.ops.appearance import decode_pose_and_appearance, pool_appearance, po
 from pyhar.ops.compiled import add_backend
 from pyhar.ops.compiled_units import add_units
 from pyhar.ops.decode import DecodedPose, decode_pose, expectation, soft_argmax
+from pyhar.ops.depthwise import depthwise_conv
 from pyhar.ops.dispatch import available_backends, use_backend
 from pyhar.ops.softmax import spatial_softmax
 from pyhar.ops.units import bottleneck_unit, pointwise_unit, separable_unit
@@ -44,6 +46,7 @@ __all__ = [
     "bottleneck_unit",
     "decode_pose",
     "decode_pose_and_appearance",
+    "depthwise_conv",
     "expectation",
     "pointwise_unit",
     "pool_appearance",

@@ -35,7 +35,7 @@ SCHEMAS = {
     " str? confidence, bool normalised)"
     " -> (Tensor xy, Tensor z, Tensor confidence, Tensor appearance, Tensor stats)",
     "decode_backward": "(Tensor logits, Tensor? features, Tensor? depth_logits, Tensor? beta, float scale, str? grid,"
-    " str? confidence, bool normalised, Tensor stats, Tensor? g_xy, Tensor? g_z, Tensor? g_confidence,"
+    " str? confidence, bool normalised, Tensor? stats, Tensor? g_xy, Tensor? g_z, Tensor? g_confidence,"
     " Tensor? g_appearance, bool[] needs)"
     " -> (Tensor d_logits, Tensor d_features, Tensor d_depth_logits, Tensor d_beta)",
 }
@@ -53,8 +53,8 @@ def add_backend(backend: str, kernels: ModuleType) -> None:
 
     def join(operator: str, function: Callable[..., Any], tensors: Callable[..., tuple[Any, ...]]) -> None:
         def why_not(*args: Any) -> str | None:
-            given = (t if isinstance(t, Tensor) else None for t in tensors(*args))  # beta may be a number
-            return KERNELS[backend].why_not(*given)
+            *maps, beta = tensors(*args)
+            return KERNELS[backend].why_not(*maps, beta if isinstance(beta, Tensor) else None)
 
         register(operator, backend, function, why_not)
 
@@ -127,17 +127,17 @@ def _softmax(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
 
     def allocate_backward(
         logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, g_probs: Tensor, needs: Sequence[bool]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         return (
-            torch.empty_like(logits) if needs[0] else stats.new_empty(0),
-            _per_plane(logits, stats.dtype) if needs[1] else stats.new_empty(0),
+            torch.empty_like(logits) if needs[0] else None,
+            _per_plane(logits, stats.dtype) if needs[1] else None,
         )
 
     def backward(
         logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, g_probs: Tensor, needs: Sequence[bool]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         out = allocate_backward(logits, beta, scale, stats, g_probs, needs)
-        KERNELS[backend].softmax_backward(logits, beta, scale, stats, g_probs, *_wanted(out, needs))
+        KERNELS[backend].softmax_backward(logits, beta, scale, stats, g_probs, *out)
         return out
 
     def definition(logits: Tensor, beta: Tensor | None, scale: float) -> Tensor:
@@ -219,53 +219,49 @@ _INPUTS = 4  # tensors that begin _Maps
 _OPTIONS = len(_Maps._fields) - _INPUTS
 
 
-def _decode(backend: str) -> Callable[..., tuple[Tensor, ...]]:
-    def allocate(*args: Any) -> tuple[Tensor, ...]:
-        maps = _Maps(*args)
-        logits, features = maps.logits, maps.features
-        dtype = computing_type(logits, features, maps.depth_logits)
+def _decode(backend: str) -> Callable[..., tuple[Any, ...]]:
+    def allocate(*args: Any) -> tuple[Tensor | None, ...]:
+        logits, features, depth_logits, _, _, grid, confidence, normalised = args
+        dtype = computing_type(logits, features, depth_logits)
         return (
-            logits.new_empty(0, dtype=dtype) if maps.grid is None else _per_plane(logits, dtype, 2),
-            logits.new_empty(0, dtype=dtype) if maps.depth_logits is None else _per_plane(logits, dtype),
-            logits.new_empty(0, dtype=dtype) if maps.confidence is None else _per_plane(logits, dtype),
-            logits.new_empty(0, dtype=dtype)
-            if features is None
-            else _per_plane(logits, features.dtype, features.shape[1]),
-            logits.new_empty(0, dtype=dtype) if maps.normalised else _per_plane(logits, dtype, 2),
+            None if grid is None else _per_plane(logits, dtype, 2),
+            None if depth_logits is None else _per_plane(logits, dtype),
+            None if confidence is None else _per_plane(logits, dtype),
+            None if features is None else _per_plane(logits, features.dtype, features.shape[1]),
+            None if normalised else _per_plane(logits, dtype, 2),
         )
 
-    def forward(*args: Any) -> tuple[Tensor, ...]:
-        maps = _Maps(*args)
+    def forward(*args: Any) -> tuple[Tensor | None, ...]:
         out = allocate(*args)
-        *wanted, stats = (value if value.dim() > 1 else None for value in out)
-        KERNELS[backend].decode_forward(*maps.shared(stats), *wanted)
+        KERNELS[backend].decode_forward(*_Maps(*args).shared(out[4]), *out[:4])
         return out
 
-    def allocate_backward(*args: Any) -> tuple[Tensor, ...]:
-        maps, stats, needs = _Maps(*args[: len(_Maps._fields)]), args[-6], args[-1]
+    def allocate_backward(*args: Any) -> tuple[Tensor | None, ...]:
+        (logits, features, depth_logits), needs = args[:3], args[-1]
         return (
-            *(
-                torch.empty_like(value) if value is not None and needed else stats.new_empty(0)
-                for value, needed in zip(maps[:3], needs, strict=False)
-            ),
-            _per_plane(maps.logits, stats.dtype) if needs[3] else stats.new_empty(0),
+            torch.empty_like(logits) if needs[0] else None,
+            torch.empty_like(features) if needs[1] else None,
+            torch.empty_like(depth_logits) if needs[2] else None,
+            _per_plane(logits, computing_type(logits, features, depth_logits)) if needs[3] else None,
         )
 
-    def backward(*args: Any) -> tuple[Tensor, ...]:
+    def backward(*args: Any) -> tuple[Tensor | None, ...]:
         maps = _Maps(*args[: len(_Maps._fields)])
-        stats, *upstream, needs = args[len(_Maps._fields) :]
+        stats, *upstream, _ = args[len(_Maps._fields) :]
         out = allocate_backward(*args)
         KERNELS[backend].decode_backward(
             *maps.shared(None if maps.normalised else stats),
-            *(None if g is None else g.contiguous() for g in upstream),
-            *_wanted(out, needs),
+            *[None if g is None else g.contiguous() for g in upstream],
+            *out,
         )
         return out
 
-    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
         ctx.options = inputs[_INPUTS:]
-        ctx.save_for_backward(*inputs[:_INPUTS], output[4])
-        ctx.mark_non_differentiable(output[4])
+        stats = output[4]
+        ctx.save_for_backward(*inputs[:_INPUTS], stats)
+        if stats is not None:
+            ctx.mark_non_differentiable(stats)
         ctx.set_materialize_grads(False)
 
     def differentiate(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
@@ -309,8 +305,8 @@ def _decode(backend: str) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def _per_plane(logits: Tensor, dtype: torch.dtype, *more: int) -> Tensor:
-    return logits.new_empty((logits.shape[0], logits.shape[1], *more), dtype=dtype)
+    return torch.empty((*logits.shape[:2], *more), dtype=dtype, device=logits.device)
 
 
-def _wanted(outputs: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
+def _wanted(outputs: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor | None]:
     return [output if wants else None for output, wants in zip(outputs, wanted, strict=True)]

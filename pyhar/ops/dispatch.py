@@ -109,12 +109,11 @@ def _select(operator: str, backend: str | None, args: tuple[Any, ...]) -> Callab
     if asked is None:
         asked, kind = os.environ.get("PYHAR_BACKEND") or None, "PYHAR_BACKEND"
     if asked is None:
-        here = (None, args[0].device.type)
-        return next(
-            implementation.function
-            for name, implementation in implementations.items()
-            if BACKENDS[name] in here and _refusal(operator, name, args) is None
-        )
+        here = args[0].device.type
+        for name, implementation in implementations.items():
+            if BACKENDS[name] == here and _unusable(name) is None and implementation.can_serve(*args) is None:
+                return implementation.function
+        return implementations["eager"].function
     _check_name(asked, kind)
     reason = _refusal(operator, asked, args)
     if reason is not None:
@@ -151,4 +150,7 @@ def _check_name(backend: str, kind: str = "backend") -> None:
 
 def computing_type(*tensors: Tensor | None) -> torch.dtype:
     """Return the type a call is computed in: float64 if any tensor has it, else float32."""
-    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
+    for tensor in tensors:
+        if tensor is not None and tensor.dtype == torch.float64:
+            return torch.float64
+    return torch.float32

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.library import Library, register_autograd, register_fake, register_vmap
 
 _library = Library("pyhar", "DEF")
-_PLAIN = (Tensor, torch.nn.Parameter)
+_Parameter = torch.nn.Parameter
 
 
 def define(
@@ -30,12 +30,13 @@ def define(
     """Define the operator `pyhar::<name>` with this schema and return what calls it.
 
     `function` computes it, whatever the device; `allocate` gives outputs as `function` does, not filled; `save` and
-    `differentiate` are those of an autograd function with a separate `setup_context`.
+    `differentiate` are those of an autograd function with a separate `setup_context`. Outputs that are not wanted may
+    be None; the operator of `torch.library`, which knows no such output, gives an empty tensor of one dimension.
     """
     _library.define(name + schema)
-    _library.impl(name, function, "CompositeExplicitAutograd")
+    _library.impl(name, lambda *args: _filled(args, function(*args)), "CompositeExplicitAutograd")
     overload = getattr(torch.ops.pyhar, name).default
-    register_fake(overload, allocate, lib=_library)
+    register_fake(overload, lambda *args: _filled(args, allocate(*args)), lib=_library)
     register_autograd(overload, differentiate, setup_context=save, lib=_library)
     register_vmap(overload, lambda info, dims, *args: _fold(overload, info.batch_size, dims, args), lib=_library)
 
@@ -69,20 +70,29 @@ def define(
 
         @staticmethod
         def vmap(info: Any, dims: tuple[int | None, ...], *args: Any) -> Any:
-            return _fold(call, info.batch_size, dims, args)
+            return _fold(lambda *folded: _filled(folded, call(*folded)), info.batch_size, dims, args)
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling():
             return overload(*args)
         if torch._C._are_functorch_transforms_active():
             return Transformed.apply(*args)
-        if torch._C._len_torch_dispatch_stack() or any(isinstance(a, Tensor) and type(a) not in _PLAIN for a in args):
-            return overload(*args)  # traced, fake, or somebody's own kind of tensor
-        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-            return Direct.apply(*args)
-        return function(*args)
+        if torch._C._len_torch_dispatch_stack():
+            return overload(*args)  # traced, or fake
+        differentiable = False
+        for a in args:  # a plain loop: this is on the way of every call
+            kind = type(a)
+            if kind is Tensor or kind is _Parameter:
+                differentiable = differentiable or a.requires_grad
+            elif isinstance(a, Tensor):
+                return overload(*args)  # somebody's own kind of tensor
+        return Direct.apply(*args) if differentiable and torch.is_grad_enabled() else function(*args)
 
     return call
+
+
+def _filled(args: tuple[Any, ...], outputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    return tuple(args[0].new_empty(0) if value is None else value for value in outputs)
 
 
 def _fold(

@@ -21,9 +21,10 @@ def check_maps(name: str, maps: Tensor, channels: str = "J") -> None:
         raise TypeError(f"{name}: expected a tensor (B, {channels}, Y, X), got {type(maps).__name__}")
     if maps.dtype not in FLOATING:
         raise TypeError(f"{name}: expected type float16, bfloat16, float32 or float64, got {_type(maps)}")
-    if maps.dim() != 4 or maps.shape[1] < 1 or maps.shape[2] < 1 or maps.shape[3] < 1:
-        shape = f"(B, {channels}, Y, X) with {channels}, Y, X >= 1"
-        raise ValueError(f"{name}: expected shape {shape}, got {tuple(maps.shape)}")
+    shape = maps.shape
+    if len(shape) != 4 or shape[1] < 1 or shape[2] < 1 or shape[3] < 1:
+        expected = f"(B, {channels}, Y, X) with {channels}, Y, X >= 1"
+        raise ValueError(f"{name}: expected shape {expected}, got {tuple(shape)}")
 
 
 def check_depth(depth_logits: Tensor | None, logits: Tensor) -> None:

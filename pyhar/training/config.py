@@ -135,8 +135,8 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     """"cpu", "cuda", "cuda:1"...; auto: a GPU if there is one."""
-    amp: Literal["off", "bf16", "fp16"] = "off"
-    """Mixed precision."""
+    amp: Literal["off", "bf16", "fp16", "auto"] = "off"
+    """Mixed precision. auto: bf16 where the device computes with it directly, else off."""
     compile: bool = False
     """Compile the network with torch.compile."""
     channels_last: bool = True
@@ -350,7 +350,7 @@ def _model(name: str) -> SPNetConfig:
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
-    "small": lambda: TrainConfig("small", _model("small"), DataConfig(), _small(), checkpoint_every=100),
+    "small": lambda: TrainConfig("small", _model("small"), DataConfig(), _small(), amp="auto", checkpoint_every=100),
     "pose": lambda: TrainConfig(
         "pose", _model("pose"), DataConfig(("mpii",), action=()), StagesConfig(_POSE, _OFF, _OFF, _OFF), workers=8
     ),

@@ -317,6 +317,21 @@ def test_a_real_network_and_its_cuts() -> None:
         assert cut.action_fps > 0
 
 
+def test_the_deployed_network_is_judged_alike() -> None:
+    model = SPNet(config())
+    data = StandIn(size=4), StandIn(size=3, kind="clips")
+    plain = evaluate(model, *data, progress=False, speed=False)
+    deployed = evaluate(model, *data, progress=False, dtype=torch.float32)
+    assert deployed.protocols["network"] == "deployed in float32."
+    assert "network" not in plain.protocols
+    assert deployed.pose.mpjpe == pytest.approx(plain.pose.mpjpe, rel=1e-4)
+    assert deployed.action.confusion == plain.action.confusion
+    assert deployed.cuts[0].pose_fps > 0
+    half = evaluate(model, *data, progress=False, speed=False, dtype=torch.bfloat16)
+    assert half.pose.mpjpe == pytest.approx(plain.pose.mpjpe, rel=0.05)
+    assert half.pose.mpjpe != plain.pose.mpjpe
+
+
 def test_a_cut_network_and_one_without_actions() -> None:
     cut = SPNet(config()).cut(0, None)
     found = evaluate(cut, StandIn(size=4), StandIn(size=3, kind="clips"), progress=False)

@@ -132,8 +132,9 @@ def test_options_of_the_command_line(tmp_path: Path, stand_in: list[dict], monke
     assert found.cuts[0].pose_fps is None
 
     again = command.evaluate_run(
-        "net.safetensors", data="stand-in", output=tmp_path / "out", report=False, progress=False
+        "net.safetensors", data="stand-in", output=tmp_path / "out", report=False, progress=False, deploy="float32"
     )
+    assert again.protocols["network"] == "deployed in float32."
     assert again.pose.pckh == pytest.approx(found.pose.pckh, rel=1e-4)
     assert (tmp_path / "out" / "evaluation.json").is_file()
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pyhar.inference.predictor import Predictor
-from pyhar.models import ModelMeta, SPNet, SPNetConfig, SPNetOutput, save_model
+from pyhar.inference.streaming import StreamingPredictor
+from pyhar.models import ActionInput, FrameFeatures, ModelMeta, SPNet, SPNetConfig, SPNetOutput, save_model
 
 TINY = SPNetConfig(
     num_joints=3,
@@ -45,12 +46,16 @@ class DotNetwork(nn.Module):
         super().__init__()
         self.config = TINY
         self.calls: list[tuple[int, ...]] = []
+        self.clips: list[ActionInput] = []
 
     def cut(self, pose_block: int | None = -1, action_block: int | None = -1) -> "DotNetwork":
         return self
 
-    def forward(self, frames: Tensor) -> SPNetOutput:
+    def frame_features(self, frames: Tensor, *, actions: bool = True) -> FrameFeatures:
         self.calls.append(tuple(frames.shape))
+        return self._look(frames, actions)
+
+    def _look(self, frames: Tensor, actions: bool) -> FrameFeatures:
         light = (frames + 1) / 2
         brightest = light - light.amin(-3, keepdim=True)  # grey has no colour
         mass = (brightest - 0.02).clamp_min(0)
@@ -59,14 +64,25 @@ class DotNetwork(nn.Module):
         total = mass.sum((-2, -1)).clamp_min(1e-6)
         x, y = (mass.sum(-2) * centres).sum(-1) / total, (mass.sum(-1) * centres).sum(-1) / total
         found = (total > 1e-3).float()
-        out = SPNetOutput()
-        out.poses.append(torch.stack([x, y, torch.full_like(x, 0.75), found], -1))
-        if frames.ndim == 5:
-            p = light[..., :4, :4].mean((1, 2, 3, 4))
-            rest = (1 - p) / 2
-            heads = torch.stack([p, rest, rest], -1), torch.stack([p, 1 - p], -1)
-            out.action_logits.append([head.clamp_min(1e-12).log() for head in heads])
-        return out
+        pose = torch.stack([x, y, torch.full_like(x, 0.75), found], -1)
+        grey = light[..., :4, :4].mean((-2, -1)).unsqueeze(-1)
+        return FrameFeatures([pose], [ActionInput(pose[..., :3], found, grey)] if actions else [], [])
+
+    def recognise(self, clips: list[ActionInput]) -> list[list[Tensor]]:
+        self.clips.append(clips[0])
+        p = clips[0].appearance.mean((1, 2, 3))
+        rest = (1 - p) / 2
+        heads = torch.stack([p, rest, rest], -1), torch.stack([p, 1 - p], -1)
+        return [[head.clamp_min(1e-12).log() for head in heads]]
+
+    def forward(self, frames: Tensor) -> SPNetOutput:
+        self.calls.append(tuple(frames.shape))
+        if frames.ndim == 4:
+            return SPNetOutput(self._look(frames, False).poses)
+        (pose,), (seen,), _ = self._look(frames.flatten(0, 1), True)
+        clip = frames.shape[:2]
+        clips = [ActionInput(*(part.unflatten(0, clip) for part in seen))]
+        return SPNetOutput([pose.unflatten(0, clip)], self.recognise(clips))
 
 
 def dots(points: Iterable[tuple[float, float]], width: int = 320, height: int = 240, sigma: float = 8.0) -> np.ndarray:
@@ -84,6 +100,11 @@ def dots_fixture() -> Callable[..., np.ndarray]:
 @pytest.fixture
 def dot_predictor() -> Callable[..., Predictor]:
     return lambda **options: Predictor(DotNetwork(), META, device="cpu", **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def dot_stream() -> Callable[..., StreamingPredictor]:
+    return lambda **options: StreamingPredictor(DotNetwork(), META, device="cpu", **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -3,18 +3,24 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from pyhar import cli, predict
-from pyhar.inference import draw, video
+from pyhar.inference import draw, pipeline, video
+from pyhar.inference.streaming import StreamingPredictor
 from pyhar.inference.video import Frame, open_source, read_picture, write_picture
 
 POINTS = np.array([[20, 10], [50, 20], [30, 40]])
+PATIENCE_S = 60.0
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -149,11 +155,11 @@ def test_with_a_real_network(run: Run, clip: Path, model_file: Path) -> None:
 
 
 def test_the_newest_run_is_the_default(run: Run, clip: Path, model_file: Path, tmp_path: Path) -> None:
-    for name, time in (("old", 1_000), ("new", 2_000), ("older", 500)):
+    for name, written in (("old", 1_000), ("new", 2_000), ("older", 500)):
         (tmp_path / "runs" / name).mkdir(parents=True)
         copy = tmp_path / "runs" / name / "model.safetensors"
         copy.write_bytes(model_file.read_bytes())
-        os.utime(copy, (time, time))
+        os.utime(copy, (written, written))
     (tmp_path / "runs" / "unfinished").mkdir()
     assert run(clip, "--no-video")[0] == 0
     assert read_lines(Path("predictions/walk/predictions.jsonl"))[0]["model"] == str(Path("runs/new"))
@@ -224,33 +230,235 @@ def test_nothing_half_written_stays_behind(
     assert not (tmp_path / "predictions" / "walk").exists()
 
 
-def test_an_interrupt_ends_a_camera_and_keeps_its_results(
-    run: Run, dot_network: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dots: Callable[..., np.ndarray]
-) -> None:
-    class Camera(video.PictureSource):
-        fps = 30.0
-        live = True
+class Camera(video.PictureSource):
+    """Gives each picture once the last is answered, or as fast as it can; then ends as `ending` says."""
 
-        def __iter__(self):  # type: ignore[no-untyped-def]
-            index = 0
-            while not self._stopped:
-                if index == 9:
-                    signal.raise_signal(signal.SIGINT)
-                yield Frame(dots(POINTS, 80, 60, 2.0), index, index / 30)
-                index += 1
+    fps = 30.0
+    live = True
+
+    def __init__(self, pictures: list[np.ndarray], ending: Callable[["Camera"], object] = lambda camera: None) -> None:
+        super().__init__("camera0", Path(), [])
+        self.pictures, self.ending = pictures, ending
+        self.length = None
+        self.answered = threading.Semaphore(1)
+        self.patient = True
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, picture in enumerate(self.pictures):
+            if self.patient:
+                assert self.answered.acquire(timeout=PATIENCE_S)
+            if self._stopped:
+                return
+            yield Frame(picture, index, index / 30)
+        if self.patient:
+            assert self.answered.acquire(timeout=PATIENCE_S)
+        self.ending(self)
+
+    def origin(self, frame: Frame) -> None:
+        return None
+
+
+@pytest.fixture
+def use_camera(monkeypatch: pytest.MonkeyPatch) -> Callable[[Camera], None]:
+    def use(camera: Camera) -> None:
+        real = StreamingPredictor._answer
+
+        def answer(self: StreamingPredictor, *arguments: Any, **options: Any) -> Any:
+            found = real(self, *arguments, **options)
+            camera.answered.release()
+            return found
+
+        monkeypatch.setattr(video, "open_source", lambda source: camera)
+        monkeypatch.setattr(StreamingPredictor, "_answer", answer)
+
+    return use
+
+
+def wait_for_stop(camera: Camera) -> None:
+    """Ctrl-C, as a camera sees it that would go on."""
+    signal.raise_signal(signal.SIGINT)
+    for _ in range(6000):
+        if camera._stopped:
+            return
+        time.sleep(0.01)
+    raise AssertionError("the interrupt stopped nothing")
+
+
+def test_a_camera_is_answered_frame_by_frame_until_an_interrupt(
+    run: Run, dot_network: Any, tmp_path: Path, use_camera: Callable[[Camera], None], dots: Callable[..., np.ndarray]
+) -> None:
+    use_camera(Camera([dots(POINTS, 80, 60, 2.0)] * 9, wait_for_stop))
+    status, out, _ = run("0", "--model", "any")
+    assert status == 0
+    assert "latency of a frame: mean" in out
+    assert "from a frame's arrival to its answer: mean" in out
+    assert "note: interrupted after 9 frames; they are written" in out
+    assert "dropped" not in out
+    _, frames, clips = read_lines(tmp_path / "predictions" / "camera0" / "predictions.jsonl")
+    assert [line["index"] for line in frames] == list(range(9))
+    assert [line["frames"] for line in clips] == [list(range(i, i + 4)) for i in range(6)]
+    assert len(list(open_source(tmp_path / "predictions" / "camera0" / "camera0.mp4"))) == 9
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert dot_network.calls == [(1, 3, 64, 64)] * 9
+
+
+def test_a_camera_that_is_faster_loses_frames_that_are_counted_and_its_video_keeps_the_time(
+    run: Run, dot_network: Any, tmp_path: Path, use_camera: Callable[[Camera], None], dots: Callable[..., np.ndarray]
+) -> None:
+    camera = Camera([dots(POINTS, 80, 60, 2.0)] * 40)
+    camera.patient = False
+    use_camera(camera)
+    released = threading.Event()
+    camera.ending = lambda camera: released.set()
+    real = dot_network.frame_features
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        assert released.wait(PATIENCE_S)  # the camera is through before the first frame is computed
+        return real(*arguments, **options)
+
+    dot_network.frame_features = slow
+    status, out, _ = run("0", "--model", "any")
+    assert status == 0
+    _, frames, _ = read_lines(tmp_path / "predictions" / "camera0" / "predictions.jsonl")
+    indices = [line["index"] for line in frames]
+    assert indices[-1] == 39
+    assert len(indices) in (1, 2)
+    assert f"{40 - len(indices)} of 40 frames came while another was computed" in out
+    written = len(list(open_source(tmp_path / "predictions" / "camera0" / "camera0.mp4")))
+    assert written == 39 - indices[0] + 1
+
+
+def test_a_camera_that_vanishes_is_reported_and_its_results_are_kept(
+    run: Run, dot_network: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unplugged:
+        def __init__(self, number: int) -> None:
+            self.left = 5
+
+        def isOpened(self) -> bool:  # noqa: N802
+            return True
+
+        def get(self, what: int) -> float:
+            return 0.0
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            self.left -= 1
+            return (True, np.zeros((48, 64, 3), np.uint8)) if self.left >= 0 else (False, None)
+
+        def release(self) -> None: ...
+
+    monkeypatch.setattr(cv2, "VideoCapture", Unplugged)
+    status, out, err = run("3", "--model", "any", "--no-video")
+    assert (status, err) == (0, "")
+    assert "note: camera3 gave no more pictures after 5 frames: was it unplugged?" in out
+    _, frames, _ = read_lines(tmp_path / "predictions" / "camera3" / "predictions.jsonl")
+    assert 1 <= len(frames) <= 5
+    monkeypatch.setattr(Unplugged, "read", lambda self: (False, None))
+    status, _, err = run("4", "--model", "any")
+    assert status == 2
+    assert "camera4 gives no picture: is another program using it?" in err
+
+
+def test_a_camera_that_hangs_ends_with_an_interrupt(
+    run: Run, dot_network: object, tmp_path: Path, use_camera: Callable[[Camera], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+
+    def hang(camera: Camera) -> None:
+        signal.raise_signal(signal.SIGINT)
+        over.wait(PATIENCE_S)
+
+    monkeypatch.setattr(pipeline, "_PATIENCE_S", 0.1)
+    use_camera(Camera([np.zeros((48, 64, 3), np.uint8)] * 3, hang))
+    status, out, _ = run("0", "--model", "any", "--no-video")
+    over.set()
+    assert status == 0
+    assert "3 frames in" in out
+
+
+def test_an_interrupt_keeps_what_was_read_of_a_video(
+    run: Run, dot_network: object, make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_video("long.avi", 60)
+    real = video.VideoSource.__iter__
+
+    def interrupted(self: video.VideoSource) -> Iterator[Frame]:
+        for frame in real(self):
+            if self.length == 60 and frame.index == 20:
+                wait_for_stop(self)
+            yield frame
+
+    monkeypatch.setattr(video.VideoSource, "__iter__", interrupted)
+    status, out, _ = run(path, "--model", "any")
+    assert status == 130
+    assert "note: interrupted after 21 frames; they are written" in out
+    _, frames, _ = read_lines(Path("predictions/long/predictions.jsonl"))
+    assert [line["index"] for line in frames] == list(range(21))
+    assert len(list(open_source("predictions/long/long.mp4"))) == 21
+
+
+@pytest.mark.parametrize("options", [[], ["--stream"], ["--follow"], ["--stream", "--follow"]])
+def test_a_long_video_runs_in_constant_memory(
+    run: Run, dot_network: object, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    class Long(video.PictureSource):
+        fps = 25.0
+
+        def __iter__(self) -> Iterator[Frame]:
+            nonlocal most
+            for index in range(120):
+                frame = Frame(np.full((48, 64, 3), index, np.uint8), index, index / 25)
+                alive.append(weakref.ref(frame.rgb))
+                most = max(most, sum(ref() is not None for ref in alive))
+                yield frame
+                del frame
 
         def origin(self, frame: Frame) -> None:
             return None
 
-    camera = Camera("camera0", tmp_path, [])
-    camera.length = None
-    monkeypatch.setattr(video, "open_source", lambda source: camera)
-    status, _, _ = run("0", "--model", "any")
+    source = Long("long", Path(), [])
+    source.length = None
+    monkeypatch.setattr(video, "open_source", lambda name: source)
+    status, out, _ = run("long", "--model", "any", *options)
     assert status == 0
-    _, frames, _ = read_lines(tmp_path / "predictions" / "camera0" / "predictions.jsonl")
-    assert len(frames) == 10
-    assert len(list(open_source(tmp_path / "predictions" / "camera0" / "camera0.mp4"))) == 10
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert "120 frames in" in out
+    assert len(alive) == 120
+    _, frames, _ = read_lines(Path("predictions/long/predictions.jsonl"))
+    assert [line["index"] for line in frames] == list(range(120))
+    # Clips of four: one waits to be cut out, one is cut out, one waits for the network, one is in it, one was; a few
+    # frames wait to be drawn and written.
+    assert most <= 5 * 4 + 10
+
+
+def test_a_stream_of_a_video(run: Run, clip: Path, dot_network: object, tmp_path: Path) -> None:
+    status, out, _ = run(clip, "--model", "any", "--stream", "--subsample", 2, "--action-every", 2)
+    assert status == 0
+    assert "latency of a frame: mean" in out
+    assert "note" not in out
+    _, frames, clips = read_lines(tmp_path / "predictions" / "walk" / "predictions.jsonl")
+    for i, line in enumerate(frames):
+        np.testing.assert_allclose(line["pose_px"], POINTS + np.array([i, 0]), atol=0.5)
+    assert [line["action"] is not None for line in frames] == [False] * 6 + [True] * 4
+    assert [line["frames"] for line in clips] == [[0, 2, 4, 6], [2, 4, 6, 8]]
+    assert len(list(open_source(tmp_path / "predictions" / "walk" / "walk.mp4"))) == 10
+    status, out, _ = run(clip, "--model", "any", "--stream", "--subsample", 4, "--no-video")
+    assert "note: 10 frames are fewer than the 13 that the first action takes" in out
+
+
+def test_pictures_stream_if_they_are_a_sequence(
+    run: Run, dots: Callable[..., np.ndarray], dot_network: object, tmp_path: Path
+) -> None:
+    for i in range(5):
+        write_picture(tmp_path / "frames" / f"{i}.png", dots(POINTS, 80, 60, 2.0))
+    status, _, err = run("frames", "--model", "any", "--stream")
+    assert status == 2
+    assert "--stream is for consecutive frames: add --sequence" in err
+    assert run("frames", "--model", "any", "--stream", "--sequence")[0] == 0
+    _, _, clips = read_lines(tmp_path / "predictions" / "frames" / "predictions.jsonl")
+    assert [line["frames"] for line in clips] == [[0, 1, 2, 3], [1, 2, 3, 4]]
 
 
 def test_as_a_program(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pyhar.data.geometry import crop_map
+from pyhar.deploy import DeployedSPNet
 from pyhar.errors import UserError
 from pyhar.inference.predictor import Predictor, crop_picture
 from pyhar.inference.video import Frame, write_picture
@@ -247,10 +248,26 @@ def test_blocks_are_chosen(model_file: Path) -> None:
         Predictor(model_file, device="cpu", pose_block=9)
 
 
+def test_the_type_is_chosen(model_file: Path) -> None:
+    frame = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        predictor = Predictor(model_file, device="cpu", dtype=dtype)
+        assert isinstance(predictor.model, DeployedSPNet)
+        assert predictor.model.dtype == getattr(torch, dtype)
+        found[dtype] = predictor.predict_image(frame).pose_px
+    assert 0 < np.abs(found["float32"] - found["bfloat16"]).max() < 2
+    with pytest.raises(UserError, match="unknown dtype 'int8'"):
+        Predictor(model_file, device="cpu", dtype="int8")
+
+
 def test_a_cut_model_is_used_as_it_is(model_file: Path) -> None:
     model, meta = load_model(model_file)
     cut = model.cut(2, 1)
-    assert Predictor(cut, meta, device="cpu").model is cut
+    deployed = Predictor(cut, meta, device="cpu").model
+    assert isinstance(deployed, DeployedSPNet)
+    assert deployed.config == cut.config
+    assert Predictor(deployed, meta, device="cpu").model is deployed
     with pytest.raises(UserError, match="cut already"):
         Predictor(cut, meta, device="cpu", pose_block=0)
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from pyhar.errors import UserError
-from pyhar.models import PRESETS, SPNet, SPNetConfig
+from pyhar.models import PRESETS, ActionInput, SPNet, SPNetConfig
 
 TINY = SPNetConfig(
     num_joints=5,
@@ -111,6 +111,43 @@ def test_any_clip_length(frames: int) -> None:
     out = make(TINY)(clip(TINY, frames))
     assert out.poses[-1].shape == (2, frames, 5, 4)
     assert out.actions[-1][0].shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("cut", [None, (0, 3), (5, 1), (None, 2), (2, None)])
+def test_frames_seen_one_by_one_and_then_put_together_are_a_clip(name: str, cut: tuple | None) -> None:
+    config = VARIANTS[name]
+    if not config.num_actions and cut is not None and cut[0] is None:
+        pytest.skip("nothing left")
+    model = make(config) if cut is None else make(config).cut(*cut)
+    frames = clip(config)
+    with torch.no_grad():
+        whole = model(frames)
+        seen = [model.frame_features(frames[:, t]) for t in range(frames.shape[1])]
+        parts = zip(*(frame.actions for frame in seen), strict=True)
+        clips = [ActionInput(*(torch.stack(part, 1) for part in zip(*block, strict=True))) for block in parts]
+        logits = model.recognise(clips)
+    for t, frame in enumerate(seen):
+        assert len(frame.poses) == model.num_pose_blocks
+        for pose, of_clip in zip(frame.poses, whole.poses, strict=True):
+            torch.testing.assert_close(pose, of_clip[:, t], atol=1e-5, rtol=1e-4)
+    assert len(logits) == model.num_action_blocks
+    for block, of_clip in zip(logits, whole.action_logits, strict=True):
+        for head, expected in zip(block, of_clip, strict=True):
+            torch.testing.assert_close(head, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_frame_features_computes_what_is_asked_for() -> None:
+    model = make(TINY)
+    stills = clip(TINY)[:, 0]
+    assert model.frame_features(stills, actions=False).actions == []
+    found = model.frame_features(stills, keep_maps=True)
+    assert [tuple(part.shape) for part in found.actions[0]] == [(2, 5, 3), (2, 5), (2, 5, 32)]
+    assert len(found.maps) == 6
+    with pytest.raises(ValueError, match=r"expected \(N, 3, H, W\)"):
+        model.frame_features(clip(TINY))
+    with pytest.raises(ValueError, match="input of 4 action blocks, got 3"):
+        model.recognise(found.actions[:3])
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -16,7 +16,7 @@ from pyhar.errors import UserError
 def test_help_lists_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(cli.main, ["--help"]) == 0
     out = capsys.readouterr().out
-    assert {"train", "evaluate", "predict", "convert", "export", "prepare", "info"} == set(cli.SUBCOMMANDS)
+    assert {"train", "evaluate", "predict", "convert", "export", "prepare", "benchmark", "info"} == set(cli.SUBCOMMANDS)
     for name, purpose in cli.SUBCOMMANDS.items():
         assert any(line.split()[:1] == [name] and purpose in line for line in out.splitlines())
 

@@ -15,6 +15,7 @@ import yaml
 
 from pyhar import cli, train
 from pyhar.errors import UserError
+from pyhar.training import loop
 from pyhar.training.checkpoint import read_checkpoint
 from pyhar.training.config import PRESETS, get_train_preset, load_config, save_config
 
@@ -185,6 +186,14 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number, status):
     assert "Traceback" not in errors
     assert read_checkpoint(directory / "last.pt")["progress"]["step"] >= 4
     assert not any(path.name.startswith(".") for path in directory.iterdir())
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_automatic_precision_is_what_the_device_computes_with_and_is_written_down(tmp_path, monkeypatch, native):
+    monkeypatch.setattr(loop, "computes_in_bfloat16", lambda device: native)
+    PRESETS["tiny"] = lambda: tiny_training.only(tiny_training.config(steps=1), "pose")
+    assert train.main(["tiny", "--run-dir", str(tmp_path / "run"), "--amp", "auto"]) == 0
+    assert load_config(tmp_path / "run" / "config.yaml").amp == ("bf16" if native else "off")
 
 
 def test_the_report_follows(tmp_path, monkeypatch):

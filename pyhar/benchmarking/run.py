@@ -1,0 +1,171 @@
+"""A benchmark from networks to rows of numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pyhar.benchmarking import ceilings, counting, networks
+from pyhar.benchmarking.contenders import OURS, Call, CompileMode, allowed, contenders, errors
+from pyhar.benchmarking.networks import CutPlace, Inputs
+from pyhar.benchmarking.parts import time_by_part
+from pyhar.benchmarking.timing import Spread, ratio, take_turns
+from pyhar.deploy import deploy
+from pyhar.models import SPNet
+
+
+@dataclass
+class Row:
+    """One way of running one network on one input. Times are milliseconds of a call."""
+
+    network: str
+    pyramids: int
+    actions: bool
+    """Whether actions are recognised beside the poses."""
+    dtype: str
+    input: str
+    frames: int
+    implementation: str
+    error: float
+    """Largest difference of any output from the plain float32 network's."""
+    right: bool
+    """Whether the error is allowed; if not, there are no times."""
+    frames_per_second: float | None = None
+    median_ms: float | None = None
+    q1_ms: float | None = None
+    q3_ms: float | None = None
+    p95_ms: float | None = None
+    samples: int = 0
+    speedup: float | None = None
+    """Of pyhar's row: how many times faster than the best of the others in the same round, the median."""
+    share_of_rate: float | None = None
+    """Operations of the network's definition per second, of the measured rate of matrix products in this type."""
+    share_of_bound: float | None = None
+    """The least time that its convolutions need at the measured rates, of the time taken."""
+
+
+@dataclass
+class Case:
+    """One network, cut, type and input."""
+
+    network: str
+    pyramids: int
+    dtype: str
+    input: str
+    gigaoperations: float
+    """Of the definition, a multiply-add counted as two."""
+    deployed_gigaoperations: float
+    """Of the deployed network, counted while it runs."""
+    work: dict[str, counting.Work] = field(default_factory=dict)
+    """By kind of convolution."""
+    parts_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By implementation and part of the network."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure; names as on the command line."""
+
+    networks: Sequence[str]
+    cuts: Literal["none", "pyramids"] = "none"
+    dtypes: Sequence[torch.dtype] = (torch.float32,)
+    inputs: Sequence[Inputs] = ("image", "images", "clip")
+    compile_mode: CompileMode = "no"
+    seconds: float = 5.0
+    parts: bool = True
+
+
+def run(plan: Plan, device: torch.device, rates: ceilings.Ceilings) -> Iterator[tuple[Case, list[Row]]]:
+    """Measure case by case. Raises UserError for a network that does not exist."""
+    for name in plan.networks:
+        model = networks.load(name, device)
+        for place in networks.cut_places(model, plan.cuts):
+            for given in plan.inputs:
+                for dtype in plan.dtypes:
+                    yield _measure(name, model, place, given, dtype, plan, rates)
+                    torch.compiler.reset()
+
+
+def _measure(
+    name: str,
+    full: SPNet,
+    place: CutPlace,
+    given: Inputs,
+    dtype: torch.dtype,
+    plan: Plan,
+    rates: ceilings.Ceilings,
+) -> tuple[Case, list[Row]]:
+    model, frames = place.apply(full, given), networks.frames_for(full, given, next(full.parameters()).device)
+    work = counting.count(model, frames, dtype, rates)
+    case = Case(
+        name,
+        place.pyramid,
+        ceilings.name_of(dtype),
+        given,
+        sum(kind.operations for kind in work.values()) / 1e9,
+        counting.operations(deploy(model, cuda_graph=False), frames) / 1e9,
+        work,
+    )
+    calls = contenders(model, dtype, plan.compile_mode)
+    found = errors(calls, model, frames)
+    limit = allowed(found, dtype)
+    times = take_turns(
+        {key: _call(call, frames) for key, call in calls.items() if found[key] <= limit}, plan.seconds, frames.device
+    )
+    count = len(frames) if frames.ndim == 4 else frames.shape[0] * frames.shape[1]
+    rows = []
+    for key in calls:
+        row = Row(
+            name,
+            place.pyramid,
+            given == "clip" and model.num_action_blocks > 0,
+            case.dtype,
+            given,
+            count,
+            key,
+            found[key],
+            found[key] <= limit,
+        )
+        if row.right:
+            _fill(row, times, case, rates)
+        rows.append(row)
+    if plan.parts:
+        channels_last = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        plain = channels_last if dtype == torch.float32 else None
+        case.parts_ms[OURS] = _parts(deploy(model, dtype=dtype, cuda_graph=False), frames)
+        if plain is not None:
+            case.parts_ms["PyTorch, channels_last"] = _parts(plain, frames)
+    return case, rows
+
+
+def _call(call: Call, frames: Tensor) -> Any:
+    return lambda: call(frames)
+
+
+def _parts(model: torch.nn.Module, frames: Tensor) -> dict[str, float]:
+    return {part: 1e3 * seconds for part, seconds in time_by_part(model, frames).items()}
+
+
+def _fill(row: Row, times: dict[str, list[float]], case: Case, rates: ceilings.Ceilings) -> None:
+    spread = Spread.of(times[row.implementation])
+    row.frames_per_second = row.frames / spread.median
+    row.median_ms, row.q1_ms, row.q3_ms, row.p95_ms = (
+        1e3 * value for value in (spread.median, spread.q1, spread.q3, spread.p95)
+    )
+    row.samples = spread.samples
+    row.share_of_rate = 1e9 * case.gigaoperations / spread.median / rates.operations[row.dtype]
+    row.share_of_bound = sum(kind.at_least_s for kind in case.work.values()) / spread.median
+    others = [key for key in times if key != OURS]
+    if row.implementation == OURS and others:
+        best = min(others, key=lambda key: Spread.of(times[key]).median)
+        row.speedup = ratio(times[best], times[OURS])
+
+
+def plain(case: Case) -> dict[str, Any]:
+    """Ready for JSON."""
+    return dataclasses.asdict(case)

@@ -1,0 +1,200 @@
+"""Prediction and action blocks in inference form."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyhar import ops
+from pyhar.deploy.layers import Bottleneck, Layer, Separable, fold
+from pyhar.models.action import ActionInput, ActionPart, shrink
+from pyhar.models.blocks import ResidualUnit, SeparableConv
+from pyhar.models.prediction import BlockMaps, PredictionBlock, coordinates, join
+
+
+class Heads(Layer):
+    """All that is read from the features A of a block as one product, and what goes back from it as another.
+
+    The release's re-injection takes rectified forwarded and heat maps beside depth maps as they are. Depth is read
+    twice then, with either sign: relu(d) - relu(-d) = d lets one rectified product serve.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    weight: Tensor
+    back: Tensor | None
+    ones: Tensor | None
+    zeros: Tensor | None
+
+    def __init__(self, block: PredictionBlock, dtype: torch.dtype, *, actions: bool) -> None:
+        """actions: whether the action part's own maps, if it has any, are read too."""
+        super().__init__()
+        self.logits = block.config.reinjection == "logits"
+        heads: dict[str, Tensor] = {}
+        returned: list[Tensor] = []  # weights from the head's maps back to the features, in the order of the heads
+        heat_back = None if block.heat_back is None else block.heat_back.weight
+        depth_back = None if block.depth_back is None else block.depth_back.weight
+        if block.forwarded is not None:
+            heads["forwarded"] = block.forwarded.weight
+        if block.heat is not None:
+            heads["heat"] = block.heat.weight
+        if block.depth is not None:
+            heads["depth"] = block.depth.weight
+        if heat_back is not None:
+            returned.append(heat_back)
+            if depth_back is not None and block.depth is not None:
+                returned.append(depth_back)
+                if self.logits:
+                    heads["negated depth"] = -block.depth.weight
+                    returned.append(-depth_back)
+        if actions and block.action is not None:
+            if block.action.heat is not None:
+                heads["action heat"] = block.action.heat.weight
+            if block.action.depth is not None:
+                heads["action depth"] = block.action.depth.weight
+        joints = block.config.num_joints
+        self.places = {name: slice(n * joints, (n + 1) * joints) for n, name in enumerate(heads)}
+        back = torch.cat(returned, dim=1) if returned else None
+        if back is not None and self.logits:  # the product runs over all maps as they lie: zeros where it reads nothing
+            back = F.pad(back, (0, 0, 0, 0, 0, joints * len(heads) - back.shape[1]))
+        scale, shift = fold(block.norm2)
+        self.hold(
+            scale=scale,
+            shift=shift,
+            weight=torch.cat(list(heads.values())).to(dtype) if heads else scale.new_empty(0),
+            back=None if back is None else back.to(dtype),
+            ones=scale.new_ones(joints * len(heads)) if back is not None and self.logits else None,
+            zeros=scale.new_zeros(joints * len(heads)) if back is not None and self.logits else None,
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """All maps of the features z (N, F, h, w) before their norm: (N, heads * J, h, w)."""
+        return ops.pointwise_unit(z, self.scale, self.shift, self.weight)
+
+    def split(self, maps: Tensor) -> dict[str, Tensor]:
+        """The maps by what they mean, as views."""
+        return {name: maps[:, place] for name, place in self.places.items()}
+
+    def reinject(self, maps: Tensor, split: dict[str, Tensor], *skips: Tensor) -> Tensor:
+        """Maps back to features, and the skips added: Eq. 10, or the release's form of it."""
+        assert self.back is not None
+        if self.logits:
+            return ops.pointwise_unit(maps, self.ones, self.zeros, self.back, skips=skips)
+        parts = [ops.spatial_softmax(split["heat"])]
+        if "depth" in split:
+            parts.append(split["depth"].sigmoid())
+        back = torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
+        return ops.pointwise_unit(back, None, None, self.back, skips=skips)
+
+
+class Block(nn.Module):
+    """`pyhar.models.spnet.PredictionBlock` without its action part."""
+
+    def __init__(self, block: PredictionBlock, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert isinstance(block.unit, ResidualUnit)
+        assert isinstance(block.features, SeparableConv)
+        self.config = block.config
+        self.wants_pose = block.wants_pose
+        self.acts = block.action is not None
+        self.unit = Separable.of(block.unit, dtype)
+        self.features = Separable(block.norm1, block.features, dtype)
+        self.heads = Heads(block, dtype, actions=False)
+        own_maps = self.acts and block.config.decoupled
+        self.heads_with_actions = Heads(block, dtype, actions=True) if own_maps else self.heads
+
+    def forward(
+        self, x: Tensor, first: Tensor, *, actions: bool
+    ) -> tuple[Tensor, Tensor | None, ActionInput | None, BlockMaps | None]:
+        """As `PredictionBlock.forward`."""
+        cfg = self.config
+        z_prime = self.unit(x, x)
+        z = self.features(z_prime)
+        heads = self.heads_with_actions if actions else self.heads
+        if not heads.places:
+            return x, None, None, None
+        maps = heads(z)
+        split = heads.split(maps)
+        heat, depth = split.get("heat"), split.get("depth")
+        own_heat, own_depth = split.get("action heat"), split.get("action depth")
+        pose: Tensor | None = None
+        seen: ActionInput | None = None
+        if actions and self.acts:
+            seen_heat, seen_depth = (heat, depth) if own_heat is None else (own_heat, own_depth)
+            assert seen_heat is not None
+            source = z if cfg.appearance_source == "same" else first
+            decoded, appearance = ops.decode_pose_and_appearance(
+                seen_heat, source, seen_depth, grid=cfg.grid, confidence=cfg.confidence
+            )
+            seen = ActionInput(coordinates(decoded), decoded.confidence, appearance)
+            if self.wants_pose and own_heat is None:
+                pose = join(decoded)
+        if self.wants_pose and pose is None:
+            assert heat is not None
+            pose = join(ops.decode_pose(heat, depth, grid=cfg.grid, confidence=cfg.confidence))
+        if heads.back is not None:
+            x = heads.reinject(maps, split, z_prime, z)
+        return x, pose, seen, None if heat is None else BlockMaps(heat, depth, own_heat, own_depth)
+
+
+class Action(Layer):
+    """`pyhar.models.action.ActionPart` in float32: its maps are small, and its motions lie in the coordinates' last
+    digits."""
+
+    pose_convs: Tensor
+    appearance_conv: Tensor
+    scale1: Tensor
+    shift1: Tensor
+    conv1: Tensor
+    scale2: Tensor
+    shift2: Tensor
+    heads: Tensor
+    reinjection: Tensor | None
+
+    def __init__(self, action: ActionPart) -> None:
+        super().__init__()
+        self.pose_unit = Bottleneck(action.pose_unit, torch.float32)
+        self.fusion = Bottleneck(action.fusion, torch.float32)
+        kernels = [layer.weight for layer in action.pose_convs if isinstance(layer, nn.Conv2d)]
+        heads = [layer.weight for layer in action.heads if isinstance(layer, nn.Conv2d)]
+        self.classes = [len(head) for head in heads]
+        scale1, shift1 = fold(action.norm1)
+        scale2, shift2 = fold(action.norm2)
+        self.hold(
+            appearance_conv=action.appearance_conv.weight,
+            scale1=scale1[:, None, None],
+            shift1=shift1[:, None, None],
+            scale2=scale2[:, None, None],
+            shift2=shift2[:, None, None],
+        )
+        self.hold(  # PyTorch's convolution would bring weights into the maps' order at every call
+            memory_format=torch.channels_last,
+            pose_convs=torch.cat([_widened(kernel, 3, 5) for kernel in kernels]),
+            conv1=action.conv1.weight,
+            heads=torch.cat(heads),
+            reinjection=None if action.reinjection is None else action.reinjection.weight,
+        )
+
+    def forward(self, clips: ActionInput, carried: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
+        """As `ActionPart.forward`; everything float32 but the appearance, which comes as it is."""
+        p = (clips.coordinates * clips.confidence.unsqueeze(-1)).permute(0, 3, 1, 2)
+        p = self.pose_unit(F.conv2d(p, self.pose_convs, padding=(1, 2)).contiguous(memory_format=torch.channels_last))
+        v = ops.pointwise_unit(clips.appearance.float().permute(0, 3, 1, 2), None, None, self.appearance_conv)
+        streams = [shrink(p), shrink(v)]
+        u = self.fusion(torch.cat(streams if carried is None else [*streams, carried], dim=1))
+        c1 = F.conv2d(torch.relu(torch.addcmul(self.shift1, u, self.scale1)), self.conv1, padding=1)
+        # ceil_mode pads an odd side as "same" does.
+        pooled = F.max_pool2d(c1, 2, ceil_mode=True) - F.max_pool2d(-c1, 2, ceil_mode=True)
+        maps = F.conv2d(torch.relu(torch.addcmul(self.shift2, pooled, self.scale2)), self.heads, padding=1)
+        logits = (maps.amax(dim=(2, 3)) + maps.amin(dim=(2, 3))).split(self.classes, dim=1)
+        if self.reinjection is None:
+            return None, list(logits)
+        back = F.interpolate(maps.relu(), scale_factor=2, mode="nearest")
+        return u + c1 + F.conv2d(back, self.reinjection, padding=1), list(logits)
+
+
+def _widened(kernel: Tensor, rows: int, columns: int) -> Tensor:
+    """A kernel (O, C, y, x) of odd sides with zeros around it: (O, C, rows, columns)."""
+    down, across = (rows - kernel.shape[2]) // 2, (columns - kernel.shape[3]) // 2
+    return F.pad(kernel, (across, across, down, down))

@@ -1,0 +1,175 @@
+"""The network's units as calls of the inference operators: batch norms folded, sums left to the operators' skips.
+
+Weights are copies in the type asked for; scale and shift stay float32. Maps are channels_last.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyhar import ops
+from pyhar.models.blocks import EntryFlow, ResidualUnit, SeparableConv, UpscalingUnit, same_padding
+
+
+def fold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """(scale, shift), float32, such that norm(x) = scale * x + shift with its running statistics."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    with torch.no_grad():
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        shift = norm.bias.double() - norm.running_mean.double() * scale
+        return scale.float(), shift.float()
+
+
+class Layer(nn.Module):
+    """A module of constants."""
+
+    def hold(self, *, memory_format: torch.memory_format = torch.contiguous_format, **tensors: Tensor | None) -> None:
+        """Keep copies under these names, without gradient."""
+        for name, tensor in tensors.items():
+            copy = None if tensor is None else tensor.detach().clone(memory_format=memory_format)
+            self.register_buffer(name, copy)
+
+
+class Separable(Layer):
+    """Norm, relu and separable convolution; of a residual unit with its shortcut."""
+
+    scale: Tensor
+    shift: Tensor
+    depthwise: Tensor
+    pointwise: Tensor
+    shortcut: Tensor | None
+
+    def __init__(
+        self, norm: nn.BatchNorm2d, main: SeparableConv, dtype: torch.dtype, shortcut: nn.Conv2d | None = None
+    ) -> None:
+        super().__init__()
+        scale, shift = fold(norm)
+        self.hold(
+            scale=scale,
+            shift=shift,
+            depthwise=main.depthwise.weight.to(dtype),
+            pointwise=main.pointwise.weight.to(dtype),
+            shortcut=None if shortcut is None else shortcut.weight.to(dtype),
+        )
+
+    @classmethod
+    def of(cls, unit: ResidualUnit, dtype: torch.dtype) -> Separable:
+        """A residual unit; where it has no convolution on its shortcut, the caller adds x as a skip."""
+        assert isinstance(unit.main, SeparableConv)
+        return cls(unit.norm, unit.main, dtype, unit.shortcut)
+
+    def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
+        """x (N, C, Y, X) and up to two (N, O, Y, X) that are added; returns (N, O, Y, X)."""
+        return ops.separable_unit(
+            x, self.scale, self.shift, self.depthwise, self.pointwise, shortcut=self.shortcut, skips=skips
+        )
+
+
+class Downscaling(Separable):
+    """Half the resolution, then a residual unit."""
+
+    def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
+        """x (N, C, Y, X), both sides even, and at most two (N, O, Y / 2, X / 2) that are added."""
+        return super().forward(F.max_pool2d(x, 2), *skips)
+
+
+class Upscaling(Separable):
+    """Twice the resolution by repetition, then a residual unit."""
+
+    def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
+        """x (N, C, Y, X) and at most one (N, O, 2 Y, 2 X) that is added.
+
+        The shortcut's product commutes with the repetition, and is a quarter of the work before it.
+        """
+        assert self.shortcut is not None
+        beside = ops.pointwise_unit(x, self.scale, self.shift, self.shortcut)
+        return ops.separable_unit(
+            _twice(x), self.scale, self.shift, self.depthwise, self.pointwise, skips=(_twice(beside), *skips)
+        )
+
+
+def _twice(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+class Bottleneck(Layer):
+    """A residual unit of kind "bottleneck", with its shortcut; the middle norm is folded into the first product."""
+
+    scale: Tensor
+    shift: Tensor
+    reduce: Tensor
+    bias: Tensor
+    expand: Tensor
+    shortcut: Tensor | None
+
+    def __init__(self, unit: ResidualUnit, dtype: torch.dtype) -> None:
+        super().__init__()
+        reduce, norm, _, expand = unit.main
+        assert isinstance(reduce, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(expand, nn.Conv2d)
+        scale, shift = fold(unit.norm)
+        middle_scale, bias = fold(norm)
+        self.hold(
+            scale=scale,
+            shift=shift,
+            reduce=(reduce.weight * middle_scale[:, None, None, None]).to(dtype),
+            bias=bias,
+            expand=expand.weight.to(dtype),
+            shortcut=None if unit.shortcut is None else unit.shortcut.weight.to(dtype),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, Y, X) to (N, O, Y, X)."""
+        return ops.bottleneck_unit(
+            x,
+            self.scale,
+            self.shift,
+            self.reduce,
+            self.bias,
+            self.expand,
+            shortcut=self.shortcut,
+            skips=(x,) if self.shortcut is None else (),
+        )
+
+
+class Stem(Layer):
+    """The first convolution, 7x7 with stride 2: pictures (N, 3, H, W) to (N, C, H / 2, W / 2)."""
+
+    weight: Tensor
+
+    def __init__(self, stem: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.hold(memory_format=torch.channels_last, weight=stem.weight.to(dtype))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Any floating type; both sides even."""
+        before, after = same_padding(frames.shape[-1], 7, 2)
+        padded = F.pad(frames.to(self.weight.dtype), (before, after, before, after))
+        return F.conv2d(padded.contiguous(memory_format=torch.channels_last), self.weight, stride=2)
+
+
+class Entry(nn.Module):
+    """The entry flow: pictures (N, 3, H, W) to features (N, 3 * growth, H / 8, W / 8)."""
+
+    def __init__(self, entry: EntryFlow, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.stem = Stem(entry.stem, dtype)
+        self.units = nn.ModuleList(Bottleneck(unit, dtype) for unit in entry.units if isinstance(unit, ResidualUnit))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Sides are multiples of 8, so that "same" padding is that of even sides everywhere."""
+        # ceil_mode lets the last window end at the edge: "same" padding of a 3x3 window on even sides.
+        x = F.max_pool2d(self.units[0](self.stem(frames)), 3, 2, ceil_mode=True)
+        x = F.max_pool2d(self.units[2](self.units[1](x)), 2)
+        return self.units[4](self.units[3](x))
+
+
+def deploy_scale(scale: nn.Module, dtype: torch.dtype) -> Separable:
+    """The inference form of a `DownscalingUnit` or `UpscalingUnit`."""
+    unit = scale.unit
+    assert isinstance(unit, ResidualUnit)
+    return (Upscaling if isinstance(scale, UpscalingUnit) else Downscaling).of(unit, dtype)

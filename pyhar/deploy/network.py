@@ -1,0 +1,159 @@
+"""The network in its inference form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pyhar.deploy.blocks import Action, Block
+from pyhar.deploy.graphs import Graphs
+from pyhar.deploy.layers import Entry, Separable, deploy_scale
+from pyhar.errors import UserError, unknown_name
+from pyhar.kernels import native
+from pyhar.models.action import ActionInput
+from pyhar.models.spnet import SPNet, Visit
+from pyhar.models.two_parts import FrameFeatures, SPNetOutput, TwoPartNetwork
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def deploy(
+    model: SPNet,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    cuda_graph: bool = True,
+) -> DeployedSPNet:
+    """The inference form of `model`, cut or not, with its weights copied and its running statistics folded.
+
+    dtype: of maps and weights: float32, bfloat16 or float16. Coordinates, depth, confidence and the part that looks at
+    clips are float32 always. device: where it runs; None: where the model is. cuda_graph: on a CUDA device, capture
+    one CUDA graph for each shape of input. Raises UserError on another dtype.
+    """
+    if dtype not in DTYPES.values():
+        raise UserError(f"cannot deploy in {dtype}: use float32, bfloat16 or float16")
+    where = next(model.parameters()).device if device is None else torch.device(device)
+    return DeployedSPNet(model, dtype, where, cuda_graph=cuda_graph)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type called "float32", "bfloat16", "float16", or "auto": bfloat16 where `device` multiplies it in hardware,
+    else float32.
+
+    Raises UserError if the name is unknown.
+    """
+    if name == "auto":
+        return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
+    if name not in DTYPES:
+        raise unknown_name("dtype", name, [*DTYPES, "auto"])
+    return DTYPES[name]
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    module = native.load()
+    return module is not None and module.cpu_has_bfloat16_units()
+
+
+class DeployedVisit(nn.Module):
+    """`pyhar.models.spnet.Visit` in inference form."""
+
+    def __init__(self, visit: Visit, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.level = visit.level
+        self.scale = deploy_scale(visit.scale, dtype)
+        self.block = Block(visit.block, dtype)
+        unit, action = visit.action_unit, visit.block.action
+        self.action_unit = None if unit is None else Separable.of(unit, torch.float32)
+        self.action = None if action is None else Action(action)
+
+    @property
+    def acts(self) -> bool:
+        """As `Visit.acts`."""
+        return self.action is not None
+
+    def arrive(self, x: Tensor, lateral: Tensor | None) -> Tensor:
+        """As `Visit.arrive`."""
+        arrived: Tensor = self.scale(x) if lateral is None else self.scale(x, lateral)
+        return arrived
+
+    def recognise(
+        self, clips: ActionInput, y: Tensor | None, earlier: Tensor | None
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """As `Visit.recognise`."""
+        assert self.action is not None
+        if self.action_unit is not None and y is not None:
+            y = self.action_unit(y, y) if earlier is None else self.action_unit(y, y, earlier)
+        carried: tuple[Tensor | None, list[Tensor]] = self.action(clips, y)
+        return carried
+
+
+class DeployedParts(TwoPartNetwork):
+    """The deployed network's computation."""
+
+    def __init__(self, model: SPNet, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config = model.config
+        self.entry = Entry(model.entry, dtype)
+        self.visits = nn.ModuleList(DeployedVisit(visit, dtype) for visit in model.path)
+
+    @property
+    def path(self) -> list[DeployedVisit]:
+        """The visits in the order in which they are made."""
+        return cast("list[DeployedVisit]", list(self.visits))
+
+
+class DeployedSPNet(nn.Module):
+    """What `deploy` makes: takes and gives what an `SPNet` does, without gradients."""
+
+    def __init__(self, model: SPNet, dtype: torch.dtype, device: torch.device, *, cuda_graph: bool = True) -> None:
+        super().__init__()
+        self.config = model.config
+        self.dtype = dtype
+        self.num_pose_blocks = model.num_pose_blocks
+        self.num_action_blocks = model.num_action_blocks
+        # Tensors made in inference mode count no versions, by which backends know the weights they have packed.
+        with torch.inference_mode(False), torch.no_grad():
+            self.parts = DeployedParts(model, dtype).to(device)
+        self.graphs = Graphs(device, wanted=cuda_graph)
+        """The CUDA graphs; `graphs.why_not` says why there are none."""
+        self.eval()
+
+    def train(self, mode: bool = True) -> DeployedSPNet:
+        """Raises UserError if asked to train."""
+        if mode:
+            raise UserError("a deployed network only predicts: train the SPNet that it was made of and deploy it again")
+        return super().train(False)
+
+    @torch.inference_mode()
+    def forward(self, frames: Tensor, *, keep_maps: bool = False) -> SPNetOutput:
+        """As `SPNet.forward`: frames (B, 3, H, W) or (B, T, 3, H, W) in [-1, 1], of any floating type."""
+        if keep_maps:  # they are large, and wanted to be looked at: not kept in a graph
+            output: SPNetOutput = self.parts(frames, keep_maps=True)
+            return output
+        return self.graphs.run("forward", self.parts, frames)
+
+    @torch.inference_mode()
+    def frame_features(self, frames: Tensor, *, actions: bool = True, keep_maps: bool = False) -> FrameFeatures:
+        """As `SPNet.frame_features`."""
+        if keep_maps:
+            return self.parts.frame_features(frames, actions=actions, keep_maps=True)
+        return self.graphs.run(
+            f"frames, actions {actions}", lambda x: self.parts.frame_features(x, actions=actions), frames
+        )
+
+    @torch.inference_mode()
+    def recognise(self, clips: Sequence[ActionInput]) -> list[list[Tensor]]:
+        """As `SPNet.recognise`."""
+        return self.graphs.run(
+            "clips", lambda *flat: self.parts.recognise(_regrouped(flat)), *(part for seen in clips for part in seen)
+        )
+
+
+def _regrouped(flat: Sequence[Tensor]) -> list[ActionInput]:
+    size = len(ActionInput._fields)
+    return [ActionInput(*flat[n : n + size]) for n in range(0, len(flat), size)]

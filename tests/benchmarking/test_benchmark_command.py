@@ -1,0 +1,157 @@
+"""`pyhar benchmark` from the command line to its files, on networks that run in milliseconds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pyhar import benchmark, cli
+from pyhar.benchmarking import counting, networks, timing
+from pyhar.benchmarking.ceilings import Ceilings
+from pyhar.benchmarking.parts import REST, time_by_part
+from pyhar.deploy import deploy
+from pyhar.evaluation.results import CutScores, Evaluation
+from pyhar.models import ModelMeta, SPNet, SPNetConfig, save_model
+
+TINY = SPNetConfig(
+    num_joints=5,
+    dim=3,
+    image_size=32,
+    clip_frames=4,
+    num_pyramids=2,
+    action_pyramids=(2,),
+    num_levels=3,
+    growth=8,
+    stem_features=8,
+    pose_features=16,
+    appearance_features=16,
+    num_actions=(4,),
+    reinjection="logits",
+)
+CEILINGS = Ceilings({"float32": 1e9, "bfloat16": 2e9}, 1e9)
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command in an empty folder with a tiny network in runs/tiny; ceilings are not measured."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pyhar.benchmarking.ceilings.measure", lambda dtypes, device: CEILINGS)
+    monkeypatch.setattr(timing, "LEAST", 2)
+    torch.manual_seed(0)
+    save_model(tmp_path / "runs" / "tiny" / "model.safetensors", SPNet(TINY), ModelMeta.default(TINY))
+    return lambda *words: cli.run(benchmark.main, ["--seconds", "0.01", *(str(word) for word in words)])
+
+
+def results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "speeds" / "benchmark.json").read_text())
+    return found
+
+
+def test_all_ways_and_types(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("runs/tiny", "--dtype", "float32", "bfloat16") == 0
+    out = capsys.readouterr().out
+    assert "runs/tiny, 2 pyramids, bfloat16, clip of 4 frames" in out
+    assert "1 GFLOP/s float32" in out
+    found = results(tmp_path)
+    rows = found["rows"]
+    ways = ["pyhar", "PyTorch", "PyTorch, channels_last"]
+    assert [(r["input"], r["dtype"], r["implementation"]) for r in rows] == [
+        (given, dtype, way)
+        for given in ("image", "images", "clip")
+        for dtype in ("float32", "bfloat16")
+        for way in ways
+    ]
+    assert [r["frames"] for r in rows[::6]] == [1, 16, 4]
+    assert all(r["right"] and r["median_ms"] > 0 and r["samples"] >= 2 for r in rows)
+    assert all(r["q1_ms"] <= r["median_ms"] <= r["q3_ms"] <= r["p95_ms"] for r in rows)
+    assert all((r["speedup"] is not None) == (r["implementation"] == "pyhar") for r in rows)
+    assert all(r["error"] < 1e-4 for r in rows if r["dtype"] == "float32")
+    assert [r["actions"] for r in rows[::6]] == [False, False, True]
+    clip = found["cases"][-1]
+    # By hand: at least the stem, a 7x7 convolution of 3 to 8 channels on 16x16 places of 4 frames.
+    stem = clip["work"]["stem 7x7"]["operations"]
+    assert stem == pytest.approx(2 * 4 * 16 * 16 * 8 * 3 * 49, rel=1e-5)
+    assert clip["gigaoperations"] == pytest.approx(sum(w["operations"] for w in clip["work"].values()) / 1e9, rel=1e-4)
+    assert found["ceilings"] == {"operations": {"float32": 1e9, "bfloat16": 2e9}, "bandwidth": 1e9}
+    assert found["machine"]["versions"]["torch"]
+    with (tmp_path / "speeds" / "benchmark.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+
+
+def test_a_wrong_answer_has_no_speed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt(model: SPNet, **options: Any) -> nn.Module:
+        wrong = deploy(model, **options)
+        wrong.parts.entry.stem.weight.mul_(1.1)
+        return wrong
+
+    monkeypatch.setattr("pyhar.benchmarking.contenders.deploy", spoilt)
+    assert run("runs/tiny", "--input", "image", "--no-parts") == 1
+    ours, *others = results(tmp_path)["rows"]
+    assert not ours["right"]
+    assert ours["median_ms"] is None
+    assert all(row["median_ms"] for row in others)
+
+
+def test_cuts_do_less_and_make_a_picture(run: Run, tmp_path: Path) -> None:
+    evaluation = Evaluation("rendered, test split", "CPU", clip_frames=4)
+    evaluation.cuts = [CutScores(1, 1, None, 50.0, 90.0, None), CutScores(2, 3, 1, 60.0, 80.0, 70.0)]
+    evaluation.save(tmp_path / "runs" / "tiny" / "evaluation.json")
+    assert run("runs/tiny", "--cuts", "pyramids", "--input", "images", "clip", "--no-parts") == 0
+    cases = results(tmp_path)["cases"]
+    assert [(c["pyramids"], c["input"]) for c in cases] == [(1, "images"), (1, "clip"), (2, "images"), (2, "clip")]
+    for name in ("gigaoperations", "deployed_gigaoperations"):
+        assert cases[0][name] < 0.9 * cases[2][name]
+        assert cases[1][name] < 0.9 * cases[3][name]
+    for case in cases:
+        assert case["deployed_gigaoperations"] == pytest.approx(case["gigaoperations"], rel=0.1)
+    picture = (tmp_path / "speeds" / "tiny-float32.svg").read_text()
+    assert "frames/s (16 stills)" in picture
+    assert "single-clip accuracy" in picture
+
+
+def test_bad_requests(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in [
+        (("penn-relaese",), "did you mean 'penn-release'"),
+        (("--threads", 0), "--threads must be at least 1"),
+        (("--seconds", 0), "--seconds must be more than 0"),
+        (("--device", "gpu"), "unknown device 'gpu'"),
+    ]:
+        assert run(*words) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_cut_network_is_not_cut_again(tmp_path: Path) -> None:
+    cut = SPNet(TINY).cut(1, None)
+    assert networks.cut_places(cut, "none")[0].apply(cut, "image") is cut
+    with pytest.raises(ValueError, match="cut already"):
+        networks.cut_places(cut, "pyramids")
+
+
+def test_parts_sum_up_to_the_whole() -> None:
+    model = SPNet(TINY).eval()
+    frames = networks.frames_for(model, "clip", torch.device("cpu"))
+    plain, deployed = time_by_part(model, frames, 2), time_by_part(deploy(model), frames, 2)
+    assert set(plain) == set(deployed)
+    assert {"entry flow, 1/2", "action part", "change of scale", REST} < set(plain)
+    assert min(plain.values()) > 0
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_least_time_is_the_longer_of_computing_and_moving() -> None:
+    model = SPNet(TINY).eval()
+    frames = networks.frames_for(model, "image", torch.device("cpu"))
+    computing = counting.count(model, frames, torch.float32, Ceilings({"float32": 1.0}, 1e30))
+    moving = counting.count(model, frames, torch.float32, Ceilings({"float32": 1e30}, 1.0))
+    half = counting.count(model, frames, torch.bfloat16, Ceilings({"bfloat16": 1e30}, 1.0))
+    for kind, work in computing.items():
+        assert work.at_least_s == pytest.approx(work.operations)
+        assert moving[kind].at_least_s == pytest.approx(work.bytes) == pytest.approx(2 * half[kind].bytes)
+    assert "depthwise 5x5" in computing
