@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import itertools
 import weakref
@@ -30,6 +31,19 @@ def noise(n: int, width: int = 70, height: int = 50) -> list[np.ndarray]:
 def greys(n: int) -> list[np.ndarray]:
     """Frame i is of grey 10 i."""
     return [np.full((64, 64, 3), 10 * i, np.uint8) for i in range(n)]
+
+
+@contextlib.contextmanager
+def spoilt(model: torch.nn.Module, part: str) -> Iterator[None]:
+    """Not a number for the first weight whose name has `part` in it."""
+    weight = next(value for name, value in model.state_dict().items() if part in name and value.dim() == 4)
+    good = weight.clone()
+    with torch.no_grad():
+        weight.fill_(float("nan"))
+        try:
+            yield
+        finally:
+            weight.copy_(good)
 
 
 def sharp(model: SPNet) -> SPNet:
@@ -236,23 +250,14 @@ def test_a_frame_that_is_wrong_is_an_error_and_the_stream_goes_on(dot_stream: Ma
 
 def test_answers_that_are_not_finite_are_errors_and_leave_no_trace(model_file: Path) -> None:
     model, meta = load_model(model_file)
-    stream, frames = StreamingPredictor(model, meta, device="cpu"), noise(5)
+    predictor, stream = Predictor(model, meta, device="cpu"), StreamingPredictor(model, meta, device="cpu")
+    frames = noise(5)
     expected = list(stream.predict_frames(frames))[-1].action
-    head = model.path[-1].block.action.heads[0].weight
-    with torch.no_grad():
-        good = head.clone()
-        head.fill_(float("nan"))
-        with pytest.raises(UserError, match="answer to the clip of frames 0 to 3 is not finite"):
-            list(stream.predict_frames(frames))
-        with pytest.raises(UserError, match="answer to the clip of frames 0 to 3 is not finite"):
-            list(Predictor(model, meta, device="cpu").predict_frames(frames))
-        head.copy_(good)
-        stem = next(model.parameters())
-        good = stem.clone()
-        stem.fill_(float("nan"))
-        with pytest.raises(UserError, match="answer to frame 0 is not finite"):
-            stream.predict_frame(Frame(frames[0], 0))
-        stem.copy_(good)
+    for source in (predictor, stream):
+        with spoilt(source.model, ".action."), pytest.raises(UserError, match="clip of frames 0 to 3 is not finite"):
+            list(source.predict_frames(frames))
+    with spoilt(stream.model, "entry.stem"), pytest.raises(UserError, match="answer to frame 0 is not finite"):
+        stream.predict_frame(Frame(frames[0], 0))
     answers = [stream.predict_frame(Frame(frame, i)) for i, frame in enumerate(frames)]
     assert [answer.action is None for answer in answers] == [True] * 3 + [False] * 2
     assert expected is not None
