@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -100,7 +101,7 @@ def measure(preset: str, formats: Sequence[str], folder: Path, seconds: float) -
         samples = interleave(Stopwatch(torch.device("cpu")), right, seconds)
     rows: dict[str, Any] = {}
     for name, error in errors.items():
-        rows[name] = {"error": error}
+        rows[name] = {"error": error if math.isfinite(error) else None}
         if name in samples:
             times = [sample.host for sample in samples[name]]
             faster = [plain.host / time for plain, time in zip(samples[PLAIN], times, strict=True)]
@@ -135,7 +136,7 @@ def show(preset: str, result: dict[str, Any]) -> None:
             time, *quartiles = (duration(1e3 * row[f"{q}_ms"]) for q in ("median", "q1", "q3"))
             faster, *spread = (ratio(row[f"{q}_speedup"]) for q in ("median", "q1", "q3"))
             cells = [f"{time} ({' to '.join(quartiles)})", f"{faster} ({' to '.join(spread)})"]
-        table.add_row(name, *cells, f"{row['error']:.1e}")
+        table.add_row(name, *cells, "not finite" if row["error"] is None else f"{row['error']:.1e}")
     Console(highlight=False, width=None if Console().is_terminal else 120).print(table)
 
 

@@ -41,7 +41,7 @@ def content() -> dict[str, Any]:
 def test_the_table_shows_the_fastest_kernel() -> None:
     lines = plot_ops.table([content()]).splitlines()
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert cells[:3] == ["A Processor, 2 threads", "`decode_pose_and_appearance` 8×16×32×32, C = 288", "cpu"]
+    assert cells[:3] == ["A Processor, 2 threads", "`decode_pose_and_appearance` 8×16×32×32, C = 288 with depth", "cpu"]
     assert cells[3:] == ["500 µs (**3.00×**)"] * 3 + ["8 B", "8,192 B"]
     assert sum(line.startswith("| A Processor") for line in lines) == 3
     assert any(line.startswith("A Processor, suite robot: 3.00× over both passes (median of 4") for line in lines)

@@ -166,11 +166,11 @@ def test_a_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: p
         export_network(SPNet(CONFIG), META, tmp_path / "a.onnx")
 
 
-def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_named(tmp_path: Path) -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(UserError, match=r"AOTInductor needs a C\+\+ compiler, and none is found.*CXX"):
+    message = r"AOTInductor needs a C\+\+ compiler, and none is found.*CXX"
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(UserError, match=message):
         export_network(SPNet(CONFIG), META, tmp_path / "a.pt2", "aoti")
     assert not list(tmp_path.iterdir())
 

@@ -110,7 +110,9 @@ def readme_blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("subject", ["from pyhar import ops", "from pyhar.models import SPNet"])
+@pytest.mark.parametrize(
+    "subject", ["from pyhar import ops", "import dataclasses\n", "from pyhar.deploy import deploy"]
+)
 def test_readme_examples_run(subject: str, capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = [block for block in readme_blocks("python") if subject in block]
     exec(compile(example, "README.md", "exec"), {})
@@ -128,7 +130,8 @@ def test_readme_examples_import_what_exists() -> None:
 
 def test_readme_command_lines_use_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     lines = re.findall(r"-m pyhar\.([\w.]+) *(.*)$", "\n".join(readme_blocks("sh")), re.MULTILINE)
-    assert {name for name, _ in lines} == {"train", "evaluate", "predict", "convert", "data.synthetic", "data.prepare"}
+    commands = {"train", "evaluate", "predict", "benchmark", "export", "convert", "data.synthetic", "data.prepare"}
+    assert {name for name, _ in lines} == commands
     for name in {name for name, _ in lines}:
         is_package = (ROOT / "pyhar" / name.replace(".", "/")).is_dir()
         with pytest.raises(SystemExit):

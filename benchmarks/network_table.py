@@ -1,0 +1,108 @@
+"""The README's table of the whole network's speed: `python -m benchmarks.network_table`.
+
+It is made of the files that `pyhar benchmark`, `benchmarks.streaming` and `benchmarks.training` left in
+benchmarks/results/<device>/, and put between the markers `<!-- network table -->` and `<!-- /network table -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import RESULTS, ROOT, read_json
+from benchmarks.report import ratio
+from pyhar import cli
+from pyhar.errors import UserError
+from pyhar.files import write_text
+
+BEGIN, END = "<!-- network table -->", "<!-- /network table -->"
+
+
+def table(folder: Path) -> str:
+    """Return, in Markdown, what the results in `folder` say; each part is left out where its file is missing."""
+    return "\n".join([*_clips(folder), *_streaming(folder), *_training(folder)])
+
+
+def _clips(folder: Path) -> Iterator[str]:
+    lines = []
+    for dtype in ("float32", "bfloat16"):
+        content = read_json(folder / f"network-{dtype}.json")
+        rows = {row["implementation"]: row for row in content.get("rows", ()) if row["right"]}
+        compiled = [row for name, row in rows.items() if name.startswith("torch.compile")]
+        if "pyhar" not in rows or not compiled:
+            continue
+        ours, best = rows["pyhar"], min(compiled, key=lambda row: row["median_ms"])
+        plain = rows["PyTorch"]
+        lines.append(
+            f"| {_machine(content)} | {dtype} | {_cell(plain)} | {_cell(best)} | {_cell(ours)} "
+            f"| **{ratio(best['median_ms'] / ours['median_ms'])}** | {ours['share_of_rate']:.0%} |"
+        )
+    if lines:
+        yield "One clip of 8 frames of 256x256 through the release's Penn network (`penn-release`), median:"
+        yield ""
+        yield (
+            "| device | type | PyTorch | `torch.compile`, best layout | pyhar | times as fast as compiled "
+            "| share of the matrix product's rate |"
+        )
+        yield "|---|---|---|---|---|---|---|"
+        yield from lines
+        yield ""
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return f"{row['median_ms']:.0f} ms, {row['frames_per_second']:.1f} frames/s"
+
+
+def _machine(content: dict[str, Any]) -> str:
+    about = content["machine"]
+    return f"{about['device']}, {about['threads']} threads"
+
+
+def _streaming(folder: Path) -> Iterator[str]:
+    for preset, cases in _by_preset(read_json(folder / "streaming.json").get("cases", ())).items():
+        costs = [f"{case['over_pose']:.2f} ({case['what']})" for case in cases if case["over_pose"] != 1]
+        yield f"- Streaming, `{preset}`: a new frame costs, in times of its pose alone, {', '.join(costs)}."
+
+
+def _by_preset(cases: Any) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for case in cases:
+        found.setdefault(case["preset"], []).append(case)
+    return found
+
+
+def _training(folder: Path) -> Iterator[str]:
+    for preset, found in read_json(folder / "training.json").get("presets", {}).items():
+        gains = [
+            f"{ratio(result['both']['speedup'])} ({name})"
+            for name, result in found.items()
+            if name.startswith("pyhar") and result["status"] == "ok"
+        ]
+        yield f"- Training, joint stage, `{preset}`: as fast as plain PyTorch in float32 times {', '.join(gains)}."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the table, or print it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.network_table", description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS / "amd-epyc", help="folder of the device")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the markers")
+    parser.add_argument("--print", action="store_true", help="print the table and write nothing")
+    options = parser.parse_args(argv)
+    text = table(options.results)
+    if options.print:
+        print(text)
+        return 0
+    before = options.readme.read_text(encoding="utf-8")
+    if BEGIN not in before or END not in before:
+        raise UserError(f"{options.readme} has no lines {BEGIN} and {END} to put the table between")
+    after = re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{text.strip()}\n{END}", before, flags=re.DOTALL)
+    write_text(options.readme, after)
+    print(options.readme)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

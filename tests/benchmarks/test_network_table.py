@@ -1,0 +1,58 @@
+"""The README's table of the whole network, from small result files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import network_table
+from benchmarks.machine import write_json
+from pyhar.errors import UserError
+
+
+def row(name: str, ms: float, right: bool = True) -> dict[str, object]:
+    return {
+        "implementation": name,
+        "median_ms": ms,
+        "frames_per_second": 8000 / ms,
+        "right": right,
+        "share_of_rate": 0.5,
+    }
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    rows = [row("pyhar", 200), row("PyTorch", 800), row("torch.compile", 100, right=False)]
+    rows.append(row("torch.compile, channels_last", 300))
+    write_json(tmp_path / "network-float32.json", {"machine": {"device": "A chip", "threads": 2}, "rows": rows})
+    both = {"status": "ok", "both": {"speedup": 1.75}}
+    write_json(
+        tmp_path / "training.json",
+        {"presets": {"small": {"plain PyTorch": both, "pyhar": both, "pyhar, bfloat16": {"status": "wrong"}}}},
+    )
+    return tmp_path
+
+
+def test_what_is_wrong_or_missing_is_left_out(results: Path) -> None:
+    text = network_table.table(results)
+    assert (
+        "| A chip, 2 threads | float32 | 800 ms, 10.0 frames/s | 300 ms, 26.7 frames/s | 200 ms, 40.0 frames/s "
+        "| **1.50×** | 50% |" in text
+    )
+    assert "bfloat16" not in text
+    assert "Streaming" not in text
+    assert "`small`: as fast as plain PyTorch in float32 times 1.75× (pyhar)." in text
+
+
+def test_it_goes_between_the_markers(results: Path) -> None:
+    readme = results / "README.md"
+    readme.write_text(f"before\n{network_table.BEGIN}\nold\n{network_table.END}\nafter\n")
+    assert network_table.main(["--results", str(results), "--readme", str(readme)]) == 0
+    text = readme.read_text()
+    assert text.startswith(f"before\n{network_table.BEGIN}\nOne clip")
+    assert text.endswith(f"{network_table.END}\nafter\n")
+    assert "old" not in text
+    readme.write_text("nothing\n")
+    with pytest.raises(UserError, match="has no lines"):
+        network_table.main(["--results", str(results), "--readme", str(readme)])
