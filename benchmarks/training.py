@@ -3,7 +3,8 @@
 `python -m benchmarks.training` takes steps of the joint stage (a batch of stills and a batch of clips: forward, losses,
 backward, clipping, optimiser) on random batches and writes benchmarks/results/<device>/training.json. Each
 implementation lives in a process of its own, since what `pyhar.memory` tells the C library cannot be taken back; they
-take turns, step by step, in an order drawn anew each round. The first losses of all must agree with plain PyTorch's.
+take turns, step by step, in an order drawn anew each round. Before any of that the losses of all, and the norms of
+their gradients, must agree with plain PyTorch's.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Implementation:
     """bfloat16 autocast."""
     compiled: bool = False
     tolerance: float = 1e-3
-    """Of the first losses, relative."""
+    """Of losses, relative; of the norms of gradients ten times as much."""
 
 
 IMPLEMENTATIONS = {
@@ -93,8 +94,8 @@ class Steps:
         }
         return frames.to(self.device), {name: value.to(self.device) for name, value in targets.items()}
 
-    def step(self, task: Task) -> tuple[float, float]:
-        """Return the seconds of a step, and its loss."""
+    def step(self, task: Task, update: bool) -> tuple[float, float, float]:
+        """Return the seconds of a step, its loss and the norm of its gradient; without `update` the weights stay."""
         frames, targets = self.batches[task]
         begin = time.perf_counter()
         with contextlib.nullcontext() if self.how.ours else ops.use_backend("eager"):
@@ -103,10 +104,11 @@ class Steps:
             loss = batch_losses(task, output, targets, self.stage.loss).total
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.stage.grad_clip or float("inf"))
-            self.optimizer.step()
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.stage.grad_clip or float("inf"))
+            if update:
+                self.optimizer.step()
         value = loss.item()
-        return time.perf_counter() - begin, value
+        return time.perf_counter() - begin, value, norm.item()
 
 
 def work(pipe: Connection, preset: str, how: Implementation, device: str, threads: int) -> None:
@@ -114,8 +116,8 @@ def work(pipe: Connection, preset: str, how: Implementation, device: str, thread
     if device == "cpu":
         torch.set_num_threads(threads)
     steps = Steps(preset, how, torch.device(device))
-    while (task := pipe.recv()) is not None:
-        pipe.send(steps.step(task))
+    while (asked := pipe.recv()) is not None:
+        pipe.send(steps.step(*asked))
 
 
 def measure(preset: str, names: list[str], device: str, threads: int, rounds: int) -> dict[str, Any]:
@@ -129,18 +131,20 @@ def measure(preset: str, names: list[str], device: str, threads: int, rounds: in
         workers.append(context.Process(target=work, args=arguments, daemon=True))
         workers[-1].start()
 
-    def ask(name: str, task: Task) -> tuple[float, float]:
-        pipes[name].send(task)
-        answer: tuple[float, float] = pipes[name].recv()
+    def ask(name: str, task: Task, update: bool = True) -> tuple[float, float, float]:
+        pipes[name].send((task, update))
+        answer: tuple[float, float, float] = pipes[name].recv()
         return answer
 
-    first = {name: {task: ask(name, task)[1] for task in TASKS} for name in names}
+    first = {name: {task: ask(name, task, update=False)[1:] for task in TASKS} for name in names}
     wrong: dict[str, str] = {}
     for name in names:
         for task in TASKS:
-            loss, expected = first[name][task], first[names[0]][task]
-            if not abs(loss - expected) <= IMPLEMENTATIONS[name].tolerance * abs(expected):
-                wrong[name] = f"its first {task} loss is {loss:.6g}, plain PyTorch's {expected:.6g}"
+            for what, factor, value, expected in zip(
+                ("loss", "gradient's norm"), (1, 10), first[name][task], first[names[0]][task], strict=True
+            ):
+                if not abs(value - expected) <= factor * IMPLEMENTATIONS[name].tolerance * abs(expected):
+                    wrong[name] = f"its {task} {what} is {value:.6g}, plain PyTorch's {expected:.6g}"
     timed = [name for name in names if name not in wrong]
     times: dict[str, dict[Task, list[float]]] = {name: {task: [] for task in TASKS} for name in timed}
     order = random.Random(0)
@@ -148,7 +152,7 @@ def measure(preset: str, names: list[str], device: str, threads: int, rounds: in
         order.shuffle(timed)
         for name in timed:
             for task in TASKS:
-                seconds, _ = ask(name, task)
+                seconds, *_ = ask(name, task)
                 if done >= 0:
                     times[name][task].append(seconds)
     for name, worker in zip(names, workers, strict=True):
