@@ -350,7 +350,7 @@ def _model(name: str) -> SPNetConfig:
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
-    "small": lambda: TrainConfig("small", _model("small"), DataConfig(), _small(), amp="auto", checkpoint_every=100),
+    "small": lambda: TrainConfig("small", _model("small"), DataConfig(), _small(), checkpoint_every=100),
     "pose": lambda: TrainConfig(
         "pose", _model("pose"), DataConfig(("mpii",), action=()), StagesConfig(_POSE, _OFF, _OFF, _OFF), workers=8
     ),
