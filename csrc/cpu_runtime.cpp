@@ -11,6 +11,11 @@
 #include "cpu/problem.h"
 #include "cpu/scratch.h"
 
+#ifdef PYHAR_TILES_X86
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace pyhar {
 
 namespace {
@@ -34,6 +39,14 @@ struct Stack {
 };
 
 thread_local Stack stack;
+
+#ifdef PYHAR_TILES_X86
+// Linux gives a process the tile registers only when asked.
+bool tiles_allowed() {
+    constexpr long request_permission = 0x1023, tile_data = 18;
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#endif
 
 const Kernels* named(const std::string& name) {
     std::string names;
@@ -71,6 +84,16 @@ std::vector<const Kernels*> offered_kernels() {
                 k.name = "avx512_bf16", k.bfloat16_units = avx512_bfloat16_units;
                 return k;
             }();
+#ifdef PYHAR_TILES_X86
+            static const Kernels with_tiles = [] {
+                Kernels k = with_bfloat16;
+                k.name = "amx_bf16", k.bfloat16_units = amx_bfloat16_units;
+                return k;
+            }();
+            if (has("avx512_bf16") && has("amx_tile") && has("amx_bf16") && tiles_allowed()) {
+                offered.push_back(&with_tiles);
+            }
+#endif
             if (has("avx512_bf16")) offered.push_back(&with_bfloat16);
             offered.push_back(&avx512_kernels);
         }

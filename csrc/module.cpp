@@ -181,6 +181,11 @@ const pyhar::UnitKernels& unit_kernels(bool bfloat16) {
     return units;
 }
 
+py::tuple cpu_unit_packing(bool bfloat16) {
+    const auto& units = unit_kernels(bfloat16);
+    return py::make_tuple(pyhar::kernels().lanes, units.depth, units.winograd);
+}
+
 void run_unit(pyhar::UnitKernel kernel, const pyhar::Unit& u) {
     const py::gil_scoped_release free;
     kernel(u);
@@ -247,9 +252,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("cpu_forward", &cpu_forward, "The forward of the CPU backend; see kernels/cpu.py, its only caller.");
     m.def("cpu_backward", &cpu_backward, "The backward of the CPU backend; see kernels/cpu.py, its only caller.");
     m.def("cpu_depthwise_backward", &cpu_depthwise_backward, "See kernels/cpu_depthwise.py, its only caller.");
-    m.def(
-        "cpu_lanes", [] { return pyhar::kernels().lanes; },
-        "Floats in a vector of the instruction set in use, by which weights of units are packed.");
+    m.def("cpu_unit_packing", &cpu_unit_packing, "Lanes, depth and winograd, by which weights of units are packed.");
     m.def(
         "cpu_has_bfloat16_units", [] { return pyhar::kernels().bfloat16_units.pointwise != nullptr; },
         "Whether the instruction set in use multiplies bfloat16.");

@@ -12,7 +12,7 @@ every call.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,17 @@ from torch.utils.weak import WeakIdKeyDictionary
 from pyhar.kernels.cpu_entry import entry
 
 Skips = tuple[Tensor, ...]
-_Packing = Callable[[Tensor, int], Tensor]
+
+
+class _Format(NamedTuple):
+    """How the kernels of the instruction set in use take weights; see csrc/cpu/unit.h."""
+
+    lanes: int
+    depth: int
+    winograd: bool
+
+
+_Packing = Callable[[Tensor, _Format], Tensor]
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -98,7 +108,7 @@ def bottleneck_unit(
         call.packed(reduce, _matrix),
         call.packed(bias, _vector),
         kernel,
-        call.packed(expand, _winograd if kernel == 3 else _gathered),
+        call.packed(expand, _expansion),
         call.packed(shortcut, _matrix),
     )
 
@@ -123,6 +133,7 @@ class _Call:
         (n, c, rows, columns), outputs = x.shape, out.shape[1]
         self.bfloat16 = x.dtype == torch.bfloat16 and entry("cpu_has_bfloat16_units")()
         self.widened = x.dtype != torch.float32 and not self.bfloat16
+        self.format = _Format(*entry("cpu_unit_packing")(self.bfloat16))
         self.size = (n, c, outputs, rows, columns)
         self.inputs = (self._dense(x), _contiguous(scale), _contiguous(shift))
         self.skips = [self._dense(skip) for skip in skips]
@@ -130,7 +141,7 @@ class _Call:
 
     def packed(self, weight: Tensor | None, packing: _Packing) -> Tensor | None:
         """Return `weight` as the kernels take it."""
-        return None if weight is None else _packed(weight, packing, self.widened)
+        return None if weight is None else _packed(weight, packing, self.format, self.widened)
 
     def __call__(self, function: str, *unit: Tensor | int | None) -> None:
         skips = [skip.data_ptr() for skip in self.skips] + [0] * (2 - len(self.skips))
@@ -155,20 +166,19 @@ def _address(tensor: Tensor | None) -> int:
 
 # --- packed weights
 
-_kept: Any = WeakIdKeyDictionary()  # weight -> (packing, lanes, widened) -> ((version, address), packed)
+_kept: Any = WeakIdKeyDictionary()  # weight -> (packing, format, widened) -> ((version, address), packed)
 
 
-def _packed(weight: Tensor, packing: _Packing, widened: bool) -> Tensor:
+def _packed(weight: Tensor, packing: _Packing, form: _Format, widened: bool) -> Tensor:
     """Return `weight` as the kernels take it, packed now or before."""
-    lanes = entry("cpu_lanes")()
 
     def pack() -> Tensor:
         plain = weight.detach()
-        return packing(plain.float() if widened else plain, lanes)
+        return packing(plain.float() if widened else plain, form)
 
     if weight.is_inference():
         return pack()
-    key, state = (packing, lanes, widened), (weight._version, weight.data_ptr())
+    key, state = (packing, form, widened), (weight._version, weight.data_ptr())
     packings = _kept.setdefault(weight, {})
     found = packings.get(key)
     if found is None or found[0] != state:
@@ -182,31 +192,29 @@ def _filled(rows: Tensor, multiple: int) -> Tensor:
     return torch.nn.functional.pad(rows, (0, -rows.shape[-1] % multiple))
 
 
-def _matrices(weights: Tensor, lanes: int) -> Tensor:
+def _matrices(weights: Tensor, form: _Format) -> Tensor:
     """(..., outputs, depth) as csrc/cpu/unit.h packs it."""
-    group = 2 if weights.dtype == torch.bfloat16 else 1
-    whole = _filled(_filled(weights, group).mT, lanes)  # (..., depth, outputs)
-    tiles = whole.unflatten(-1, (-1, lanes)).unflatten(-3, (-1, group))  # (..., depth / g, g, outputs / lanes, lanes)
+    group, depth = (2, form.depth) if weights.dtype == torch.bfloat16 else (1, 1)
+    whole = _filled(_filled(weights, depth).mT, form.lanes)  # (..., depth, outputs)
+    tiles = whole.unflatten(-1, (-1, form.lanes)).unflatten(-3, (-1, group))  # (..., depth / g, g, outputs / lanes, lanes)
     return tiles.movedim(-2, -4).transpose(-1, -2).contiguous()
 
 
-def _matrix(weight: Tensor, lanes: int) -> Tensor:
-    return _matrices(weight.flatten(1), lanes)
+def _matrix(weight: Tensor, form: _Format) -> Tensor:
+    return _matrices(weight.flatten(1), form)
 
 
-def _gathered(weight: Tensor, lanes: int) -> Tensor:
-    return _matrices(weight.permute(0, 2, 3, 1).flatten(1), lanes)
+def _expansion(weight: Tensor, form: _Format) -> Tensor:
+    if weight.shape[-1] == 3 and form.winograd:
+        transformed = torch.einsum("ai,bj,ocij->aboc", _G, _G, weight.double()).float()
+        return _matrices(transformed, form)
+    return _matrices(weight.permute(2, 3, 0, 1), form)
 
 
-def _winograd(weight: Tensor, lanes: int) -> Tensor:
-    transformed = torch.einsum("ai,bj,ocij->aboc", _G, _G, weight.double()).float()
-    return _matrices(transformed, lanes)
+def _channels(weight: Tensor, form: _Format) -> Tensor:
+    whole = _filled(weight.flatten(1).float().T, form.lanes)  # (kernel * kernel, channels)
+    return whole.unflatten(1, (-1, form.lanes)).transpose(0, 1).contiguous()
 
 
-def _channels(weight: Tensor, lanes: int) -> Tensor:
-    whole = _filled(weight.flatten(1).float().T, lanes)  # (kernel * kernel, channels)
-    return whole.unflatten(1, (-1, lanes)).transpose(0, 1).contiguous()
-
-
-def _vector(vector: Tensor, lanes: int) -> Tensor:
-    return _filled(vector, lanes).contiguous()
+def _vector(vector: Tensor, form: _Format) -> Tensor:
+    return _filled(vector, form.lanes).contiguous()

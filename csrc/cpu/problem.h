@@ -94,6 +94,10 @@ extern const Kernels scalar_kernels;
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
 extern const UnitKernels avx512_bfloat16_units;
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define PYHAR_TILES_X86 1  // compilers that know AMX; Linux alone is asked for the tiles below
+extern const UnitKernels amx_bfloat16_units;
+#endif
 #endif
 
 }  // namespace pyhar

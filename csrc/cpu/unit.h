@@ -7,9 +7,9 @@ namespace pyhar {
 
 // Maps are dense in the order batch, row, column, channel, in the storage type of the kernels; what is absent is null.
 //
-// Weights come packed. A matrix (outputs, depth) is packed as [outputs / lanes][depth / g][lanes][g], outputs and depth
-// filled up with zeros; g is 2 for bfloat16, which is multiplied in pairs, else 1. The lanes are those of a vector of
-// floats of the instruction set.
+// Weights come packed. A matrix (outputs, depth) is packed as [outputs / lanes][depth / g][lanes][g], filled up with
+// zeros to whole lanes and to a multiple of UnitKernels::depth; g is 2 for bfloat16, which is multiplied in pairs, else 1.
+// The lanes are those of a vector of floats of the instruction set.
 struct Unit {
     std::int64_t batch = 0, rows = 0, columns = 0, channels = 0, outputs = 0;
     const void* x = nullptr;
@@ -23,8 +23,8 @@ struct Unit {
     std::int64_t kernel = 1;
     const float* depthwise = nullptr;
 
-    // Bottleneck units. With a 3 x 3 kernel, `weight` is 36 matrices (outputs, middle) packed as floats, the kernel
-    // transformed as unit_winograd.h has it; else it is one matrix (outputs, kernel * kernel * middle).
+    // Bottleneck units. `weight` is a matrix (outputs, middle) for each place of the kernel; with a 3 x 3 kernel and
+    // UnitKernels::winograd it is 36 packed as floats, the kernel transformed as unit_winograd.h has it.
     std::int64_t middle = 0;
     const void* reduce = nullptr;  // matrix (middle, channels)
     const float* bias = nullptr;   // (middle), filled up with zeros to whole vectors
@@ -35,6 +35,8 @@ using UnitKernel = void (*)(const Unit&);
 // The units for one storage type; null where the instruction set does not serve it.
 struct UnitKernels {
     UnitKernel separable = nullptr, bottleneck = nullptr, pointwise = nullptr;
+    std::int64_t depth = 1;
+    bool winograd = true;
 };
 
 }  // namespace pyhar

@@ -182,38 +182,41 @@ void bottleneck_winograd(const Unit& unit, std::int64_t together, std::int64_t b
     });
 }
 
-// Any other kernel: every pixel's surroundings are gathered into one row of factors.
+// Whether kernels of 3 x 3 are left to Winograd's convolution, which multiplies in float32.
 template <class S>
-void bottleneck_gathered(const Unit& unit, std::int64_t together, std::int64_t begin, std::int64_t end) {
+constexpr bool uses_winograd = Factors<S>::depth <= 2;
+
+// Any kernel: the sum over its taps of products with the middle maps, moved by the tap.
+template <class S>
+void bottleneck_direct(const Unit& unit, std::int64_t together, std::int64_t begin, std::int64_t end) {
     const Frame frame;
-    const std::int64_t columns = unit.columns, depth = unit.kernel * unit.kernel * unit.middle;
-    const std::int64_t step = spread<S>(depth);
+    const std::int64_t columns = unit.columns, kernel = unit.kernel, taps = kernel * kernel;
+    const std::int64_t matrix = Term<S>{nullptr, 0, nullptr, unit.middle}.vector_step() *
+                                (round_up<float>(unit.outputs) / lanes<float>);
     Middle<S, S> middle(unit, together);
     const Activated<S> activated(unit, unit.shortcut == nullptr ? 0 : together * columns);
-    S* const gathered = scratch<S>(together * columns * step);
-    std::memset(static_cast<void*>(gathered), 0, sizeof(S) * together * columns * step);
+    Term<S>* const terms = scratch<Term<S>>(taps + 1);
     each_piece(unit, together, begin, end, [&](std::int64_t picture, std::int64_t first_row, std::int64_t rows) {
         middle.move_to(picture, first_row, rows);
-        for (std::int64_t i = 0; i < rows * columns; ++i) {
-            S* to = gathered + i * step;
-            for (std::int64_t y = 0; y < unit.kernel; ++y) {
-                for (std::int64_t x = 0; x < unit.kernel; ++x, to += unit.middle) {
-                    const S* from = middle.row(i / columns + y) + (i % columns + x) * middle.pixel_step();
-                    std::memcpy(static_cast<void*>(to), from, sizeof(S) * unit.middle);
-                }
-            }
-        }
         const std::int64_t pixel = (picture * unit.rows + first_row) * columns;
-        Term<S> terms[2] = {{gathered, step, static_cast<const S*>(unit.weight), depth}};
-        if (unit.shortcut != nullptr) terms[1] = activated.term(pixel, rows * columns, unit.shortcut);
-        product(terms, unit.shortcut == nullptr ? 1 : 2, rows * columns, unit.outputs,
-                moved(finish_of<S>(unit), pixel));
+        Term<S> straight{};
+        if (unit.shortcut != nullptr) straight = activated.term(pixel, rows * columns, unit.shortcut);
+        for (std::int64_t y = 0; y < rows; ++y) {
+            for (std::int64_t tap = 0; tap < taps; ++tap) {
+                terms[tap] = {middle.row(y + tap / kernel) + tap % kernel * middle.pixel_step(), middle.pixel_step(),
+                              static_cast<const S*>(unit.weight) + tap * matrix, unit.middle};
+            }
+            terms[taps] = straight;
+            terms[taps].a += y * columns * straight.a_step;
+            product(terms, static_cast<int>(unit.shortcut == nullptr ? taps : taps + 1), columns, unit.outputs,
+                    moved(finish_of<S>(unit), pixel + y * columns));
+        }
     });
 }
 
 template <class S>
 void bottleneck_unit(const Unit& unit) {
-    const bool winograd = unit.kernel == 3;
+    const bool winograd = uses_winograd<S> && unit.kernel == 3;
     const std::int64_t across = winograd ? (unit.columns + patch_outputs - 1) / patch_outputs : unit.columns;
     const std::int64_t whole = winograd ? patches_together : pixels_together;
     const std::int64_t unit_rows = winograd ? patch_outputs : 1;
@@ -225,8 +228,10 @@ void bottleneck_unit(const Unit& unit) {
     const int threads =
         useful_threads(2.0 * static_cast<double>(unit.batch * unit.rows * unit.columns * a_pixel), pieces);
     auto body = [&](std::int64_t begin, std::int64_t end) {
-        winograd ? bottleneck_winograd<S>(unit, together, begin, end)
-                 : bottleneck_gathered<S>(unit, together, begin, end);
+        if constexpr (uses_winograd<S>) {
+            if (winograd) return bottleneck_winograd<S>(unit, together, begin, end);
+        }
+        bottleneck_direct<S>(unit, together, begin, end);
     };
     // Pieces that follow each other share rows of the middle: long ranges, yet enough for every thread.
     const std::int64_t range = pieces / (4 * threads);

@@ -26,11 +26,9 @@ struct Term {
     const S* b;
     std::int64_t depth;
 
-    std::int64_t groups() const { return (depth + Factors<S>::group - 1) / Factors<S>::group; }
-    std::int64_t vector_step() const { return groups() * Factors<S>::group * lanes<float>; }
+    std::int64_t filled() const { return (depth + Factors<S>::depth - 1) / Factors<S>::depth * Factors<S>::depth; }
+    std::int64_t vector_step() const { return filled() * lanes<float>; }
 };
-
-constexpr int most_terms = 2;
 
 // What a sum becomes: bias added, negative values cut off if `relu`, maps added, written in type D.
 template <class D>
@@ -41,10 +39,27 @@ struct Finish {
     bool relu = false;
     const D* skips[2] = {nullptr, nullptr};
     std::int64_t skip_step = 0;
+
+    // Vector v of a pixel from output `at` on, `last` outputs before the end.
+    PYHAR_INLINE void write(Vec<float> v, std::int64_t pixel, std::int64_t at, std::int64_t last) const {
+        const bool whole = last >= lanes<float>;
+        if (bias != nullptr) v += load<float>(bias + at);
+        if (relu) v = rectified(v);
+        for (const D* skip : skips) {
+            if (skip == nullptr) continue;
+            const D* p = skip + pixel * skip_step + at;
+            v += whole ? load_map(p) : load_map_first(p, last);
+        }
+        D* p = out + pixel * out_step + at;
+        whole ? store_map(p, v) : store_map_first(p, v, last);
+    }
 };
 
+// For `pixels` pixels from `pixel` on and `vectors` vectors of outputs from `vector` on, of which the last has `last`
+// outputs. `finish` is for the first pixel and the first of these outputs.
 template <class S, class D, int pixels, int vectors>
-PYHAR_NOINLINE void product_tile(const Term<S>* terms, int count, const Finish<D>& finish, std::int64_t last) {
+PYHAR_NOINLINE void product_tile(const Term<S>* terms, int count, const Finish<D>& finish, std::int64_t pixel,
+                                 std::int64_t vector, std::int64_t last) {
     Vec<float> sum[pixels][vectors];
     PYHAR_UNROLL
     for (int i = 0; i < pixels; ++i) {
@@ -56,9 +71,9 @@ PYHAR_NOINLINE void product_tile(const Term<S>* terms, int count, const Finish<D
         const std::int64_t step = terms[t].a_step, next = terms[t].vector_step();
         const S* left[(pixels + 2) / 3];
         PYHAR_UNROLL
-        for (int i = 0; i < (pixels + 2) / 3; ++i) left[i] = terms[t].a + 3 * i * step;
-        const S* right = terms[t].b;
-        for (std::int64_t k = terms[t].groups(); k > 0; --k) {
+        for (int i = 0; i < (pixels + 2) / 3; ++i) left[i] = terms[t].a + (pixel + 3 * i) * step;
+        const S* right = terms[t].b + vector * next;
+        for (std::int64_t k = terms[t].filled() / group; k > 0; --k) {
             typename Factors<S>::Row row[vectors];
             PYHAR_UNROLL
             for (int v = 0; v < vectors; ++v) row[v] = Factors<S>::row(right + v * next);
@@ -74,27 +89,15 @@ PYHAR_NOINLINE void product_tile(const Term<S>* terms, int count, const Finish<D
     }
     PYHAR_UNROLL
     for (int v = 0; v < vectors; ++v) {
-        const std::int64_t at = v * lanes<float>;
-        const bool whole = v < vectors - 1 || last == lanes<float>;
-        const Vec<float> bias = finish.bias == nullptr ? Vec<float>{} : load<float>(finish.bias + at);
         PYHAR_UNROLL
         for (int i = 0; i < pixels; ++i) {
-            Vec<float> y = sum[i][v];
-            if (finish.bias != nullptr) y += bias;
-            if (finish.relu) y = rectified(y);
-            for (const D* skip : finish.skips) {
-                if (skip == nullptr) continue;
-                const D* p = skip + i * finish.skip_step + at;
-                y += whole ? load_map(p) : load_map_first(p, last);
-            }
-            D* p = finish.out + i * finish.out_step + at;
-            whole ? store_map(p, y) : store_map_first(p, y, last);
+            finish.write(sum[i][v], pixel + i, v * lanes<float>, v < vectors - 1 ? lanes<float> : last);
         }
     }
 }
 
 template <class S, class D>
-using ProductTile = void (*)(const Term<S>*, int, const Finish<D>&, std::int64_t);
+using ProductTile = void (*)(const Term<S>*, int, const Finish<D>&, std::int64_t, std::int64_t, std::int64_t);
 
 template <class S, class D, int vectors, int... i>
 PYHAR_INLINE ProductTile<S, D> product_tile_of(int pixels, std::integer_sequence<int, i...>) {
@@ -113,25 +116,15 @@ PYHAR_INLINE ProductTile<S, D> product_tile_of(int pixels, int vectors) {
 // finished. Bias, skips and out are those of output `first` of the first pixel; weights those of output 0.
 template <class S, class D>
 void product_panel(const Term<S>* terms, int count, std::int64_t pixels, std::int64_t first, std::int64_t outputs,
-                   Finish<D> finish) {
+                   const Finish<D>& finish) {
     const std::int64_t wide = outputs - first < panel_outputs ? outputs - first : panel_outputs;
     const int vectors = static_cast<int>((wide + lanes<float> - 1) / lanes<float>);
     const std::int64_t last = wide - (vectors - 1) * lanes<float>;
-    Term<S> now[most_terms];
-    for (int t = 0; t < count; ++t) {
-        now[t] = terms[t];
-        now[t].b += first / lanes<float> * now[t].vector_step();
-    }
     const std::int64_t tiles = (pixels + tile_pixels - 1) / tile_pixels;
     for (std::int64_t i = 0, done = 0; i < tiles; ++i) {
         const int n = static_cast<int>((pixels - done + tiles - i - 1) / (tiles - i));
-        product_tile_of<S, D>(n, vectors)(now, count, finish, last);
+        product_tile_of<S, D>(n, vectors)(terms, count, finish, done, first / lanes<float>, last);
         done += n;
-        for (int t = 0; t < count; ++t) now[t].a += n * now[t].a_step;
-        finish.out += n * finish.out_step;
-        for (const D*& skip : finish.skips) {
-            if (skip != nullptr) skip += n * finish.skip_step;
-        }
     }
 }
 
@@ -151,3 +144,7 @@ void product(const Term<S>* terms, int count, std::int64_t pixels, std::int64_t 
 
 }  // namespace PYHAR_ISA
 }  // namespace pyhar
+
+#ifdef PYHAR_AMX
+#include "cpu/unit_product_amx.h"
+#endif

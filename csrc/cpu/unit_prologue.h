@@ -36,15 +36,16 @@ public:
         }
     }
 
-    // Pixels [first, first + count) as factors of a product, `step` elements apart.
+    // Pixels [first, first + count) as factors of a product, `step` elements apart, filled up with zeros.
     void rows(std::int64_t first, std::int64_t count, S* to, std::int64_t step) const {
         for (std::int64_t i = 0; i < count; ++i) {
             each(first + i, [&](std::int64_t c, Vec<float> v) PYHAR_LAMBDA_INLINE { store_map(to + i * step + c, v); });
         }
+        fill_up(to, count, step, channels_);
     }
 
     // Whether the maps themselves can be factors of a product.
-    bool plain() const { return scale_ == nullptr && channels_ % Factors<S>::group == 0; }
+    bool plain() const { return scale_ == nullptr && channels_ % Factors<S>::depth == 0; }
     const S* pixel(std::int64_t i) const { return x_ + i * channels_; }
 
 private:

@@ -19,13 +19,13 @@ PYHAR_INLINE void store_map_first(float* p, Vec<float> v, std::int64_t n) { stor
 PYHAR_INLINE Vec<float> rectified(Vec<float> v) { return larger<float>(Vec<float>{}, v); }
 
 // How numbers of storage type S are multiplied: `group` neighbours in depth at a time, sum[lane] += sum over g of
-// a[g] * b[lane][g].
+// a[g] * b[lane][g]. Pixels and weights are filled up with zeros to a multiple of `depth`.
 template <class S>
 struct Factors;
 
 template <>
 struct Factors<float> {
-    static constexpr std::int64_t group = 1;
+    static constexpr std::int64_t group = 1, depth = 1;
     using Row = Vec<float>;
     static PYHAR_INLINE Row row(const float* b) { return load<float>(b); }
     static PYHAR_INLINE void add(Vec<float>& sum, const float* a, const Row& b) { sum += splat<float>(*a) * b; }
@@ -62,7 +62,11 @@ PYHAR_INLINE void store_map_first(BFloat16* p, Vec<float> v, std::int64_t n) {
 
 template <>
 struct Factors<BFloat16> {
-    static constexpr std::int64_t group = 2;
+#ifdef PYHAR_AMX
+    static constexpr std::int64_t group = 2, depth = 32;
+#else
+    static constexpr std::int64_t group = 2, depth = 2;
+#endif
     using Row = __m512bh;
     static PYHAR_INLINE Row row(const BFloat16* b) {
         Row words;
@@ -80,6 +84,16 @@ struct Factors<BFloat16> {
 };
 
 #endif
+
+// Zeros behind the whole vectors of `channels` numbers of each of `count` pixels, as far as a product reads them.
+template <class S>
+void fill_up(S* pixels, std::int64_t count, std::int64_t step, std::int64_t channels) {
+    const std::int64_t written = round_up<float>(channels), depth = Factors<S>::depth;
+    const std::int64_t missing = (channels + depth - 1) / depth * depth - written;
+    for (std::int64_t i = 0; missing > 0 && i < count; ++i) {
+        std::memset(static_cast<void*>(pixels + i * step + written), 0, sizeof(S) * missing);
+    }
+}
 
 // Elements from one row of `count` to the next: whole cache lines, an odd number of them, so that rows side by side do
 // not compete for the same cache sets.

@@ -44,6 +44,7 @@ void separable_unit(const Unit& unit) {
             depthwise(window, unit, count, spatial + (row - begin) * columns * step, step);
             row += count;
         }
+        fill_up(spatial, (end - begin) * columns, step, channels);
         Term<S> terms[2] = {{spatial, step, static_cast<const S*>(unit.weight), channels}};
         const std::int64_t pixels = (end - begin) * columns, first = begin * columns;
         if (unit.shortcut != nullptr) terms[1] = Activated<S>(unit, pixels).term(first, pixels, unit.shortcut);
@@ -53,7 +54,8 @@ void separable_unit(const Unit& unit) {
 }
 
 template <class S>
-constexpr UnitKernels unit_kernels = {&separable_unit<S>, &bottleneck_unit<S>, &pointwise_unit<S>};
+constexpr UnitKernels unit_kernels = {&separable_unit<S>, &bottleneck_unit<S>, &pointwise_unit<S>, Factors<S>::depth,
+                                      uses_winograd<S>};
 
 }  // namespace PYHAR_ISA
 }  // namespace pyhar

@@ -210,9 +210,9 @@ def test_nothing_is_written_beside_the_output(unit: str, dtype: torch.dtype) -> 
 def test_weights_are_packed_once_and_again_when_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
     packed: list[Tensor] = []
 
-    def matrices(weights: Tensor, lanes: int, pack: Callable[[Tensor, int], Tensor] = cpu_units._matrices) -> Tensor:
+    def matrices(weights: Tensor, form: Any, pack: Callable[[Tensor, Any], Tensor] = cpu_units._matrices) -> Tensor:
         packed.append(weights)
-        return pack(weights, lanes)
+        return pack(weights, form)
 
     monkeypatch.setattr(cpu_units, "_matrices", matrices)
     args, options = arguments("pointwise_unit", (1, 20, 24, 2, 3, 1))
