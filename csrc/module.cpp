@@ -196,6 +196,13 @@ void cpu_pointwise_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, 
     run_unit(unit_kernels(bfloat16).pointwise, unit(size, x, scale, shift, weight, 0, skips, out));
 }
 
+void cpu_pooling_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, std::int64_t kernel,
+                      Address out) {
+    auto u = unit(size, x, 0, 0, 0, 0, {0, 0}, out);
+    u.kernel = kernel;
+    run_unit(unit_kernels(bfloat16).pooling, u);
+}
+
 void cpu_separable_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
                         std::int64_t kernel, Address depthwise, Address pointwise, Address shortcut,
                         const std::array<Address, 2>& skips, Address out) {
@@ -259,6 +266,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("cpu_separable_unit", &cpu_separable_unit, "A separable unit; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_bottleneck_unit", &cpu_bottleneck_unit, "A bottleneck unit; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_pointwise_unit", &cpu_pointwise_unit, "A pointwise unit; see kernels/cpu_units.py, its only caller.");
+    m.def("cpu_pooling_unit", &cpu_pooling_unit, "A pooling unit; see kernels/cpu_units.py, its only caller.");
     m.def("max_threads", &pyhar::max_threads, "Threads a parallel loop would use now; 1 without OpenMP.");
     m.def("cuda_driver", [] {
         const auto& driver = pyhar::cuda::Driver::get();

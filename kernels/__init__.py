@@ -49,12 +49,13 @@ Numbers (t = H - m, in T):
   No atomics. Indices are 64 bits wide where a tensor can need it; B may be 0.
 
 Convolution units, which a backend may have or not. They are `pyhar.ops.units` with `skips` a tuple and `out` the maps
-to write, dense channels_last (N, O, Y, X), at least one value; what they hand from step to step they allocate.
+to write, dense channels_last, at least one value; what they hand from step to step they allocate.
 
     units_why_not(x, weights, skips)               why it cannot serve these, or None; weights in order, None left out
     separable_unit(x, scale, shift, depthwise, pointwise, shortcut, skips, out)
     bottleneck_unit(x, scale, shift, reduce, bias, expand, shortcut, skips, out)
     pointwise_unit(x, scale, shift, weight, skips, out)
+    pooling_unit(x, kernel, out)
 
 Maps, weights and skips are of one type; scale, shift and bias are float32; scale and shift are both there or both None.
 A picture's result depends on that picture alone, NaN included, and relu keeps NaN. Weights may have any strides; in

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from pyhar.kernels.cpu_entry import entry, why_unusable
-from pyhar.kernels.cpu_units import bottleneck_unit, pointwise_unit, separable_unit, units_why_not
+from pyhar.kernels.cpu_units import bottleneck_unit, pointwise_unit, pooling_unit, separable_unit, units_why_not
 
 __all__ = [
     "bottleneck_unit",
     "decode_backward",
     "decode_forward",
     "pointwise_unit",
+    "pooling_unit",
     "separable_unit",
     "softmax_backward",
     "softmax_forward",

@@ -123,6 +123,20 @@ def pointwise_unit(
     call("cpu_pointwise_unit", call.packed(weight, _matrix))
 
 
+def pooling_unit(x: Tensor, kernel: int, out: Tensor) -> None:
+    """Write the pooling unit's output."""
+    if out.numel() == 0:
+        return
+    if (x.dtype == torch.bfloat16 and not entry("cpu_has_bfloat16_units")()) or x.dtype == torch.float16:
+        wide = torch.empty_like(out, dtype=torch.float32)
+        pooling_unit(x.float(), kernel, wide)
+        out.copy_(wide)
+        return
+    (n, c, rows, columns), maps = x.shape, x.contiguous(memory_format=torch.channels_last)
+    size = (n, c, c, rows, columns)
+    entry("cpu_pooling_unit")(x.dtype == torch.bfloat16, size, maps.data_ptr(), kernel, out.data_ptr())
+
+
 class _Call:
     """A call of the native module: what all units share. Holds the copies it makes until it ends.
 
@@ -196,7 +210,9 @@ def _matrices(weights: Tensor, form: _Format) -> Tensor:
     """(..., outputs, depth) as csrc/cpu/unit.h packs it."""
     group, depth = (2, form.depth) if weights.dtype == torch.bfloat16 else (1, 1)
     whole = _filled(_filled(weights, depth).mT, form.lanes)  # (..., depth, outputs)
-    tiles = whole.unflatten(-1, (-1, form.lanes)).unflatten(-3, (-1, group))  # (..., depth / g, g, outputs / lanes, lanes)
+    tiles = whole.unflatten(-1, (-1, form.lanes)).unflatten(
+        -3, (-1, group)
+    )  # (..., depth / g, g, outputs / lanes, lanes)
     return tiles.movedim(-2, -4).transpose(-1, -2).contiguous()
 
 

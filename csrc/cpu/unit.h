@@ -19,6 +19,8 @@ struct Unit {
     const void* skips[2] = {nullptr, nullptr};       // maps like out
     void* out = nullptr;
 
+    // Pooling units have `kernel` x `kernel` windows, at most as large as a picture, and outputs = channels.
+
     // Separable units: floats, [channels / lanes][kernel * kernel][lanes], filled up with zeros.
     std::int64_t kernel = 1;
     const float* depthwise = nullptr;
@@ -34,7 +36,7 @@ using UnitKernel = void (*)(const Unit&);
 
 // The units for one storage type; null where the instruction set does not serve it.
 struct UnitKernels {
-    UnitKernel separable = nullptr, bottleneck = nullptr, pointwise = nullptr;
+    UnitKernel separable = nullptr, bottleneck = nullptr, pointwise = nullptr, pooling = nullptr;
     std::int64_t depth = 1;
     bool winograd = true;
 };

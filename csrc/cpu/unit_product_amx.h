@@ -51,6 +51,13 @@ PYHAR_INLINE void tile_sums(const Term<BFloat16>* terms, int count, std::int64_t
         const BFloat16 *a = term.a + pixel * term.a_step, *b = term.b + vector * next;
         const BFloat16* const below = a + tile_side * term.a_step;
         for (std::int64_t k = 0; k < term.depth; k += Factors<BFloat16>::depth) {
+            const BFloat16* const ahead = b + (k + 64) * tile_side;
+            PYHAR_UNROLL
+            for (int i = 0; i < 16; ++i) _mm_prefetch(reinterpret_cast<const char*>(ahead + i * 32), _MM_HINT_T0);
+            if constexpr (wide) {
+                PYHAR_UNROLL
+                for (int i = 0; i < 16; ++i) _mm_prefetch(reinterpret_cast<const char*>(ahead + next + i * 32), _MM_HINT_T0);
+            }
             _tile_loadd(6, b + k * tile_side, step_bytes);
             _tile_loadd(4, a + k, a_bytes);
             _tile_dpbf16ps(0, 4, 6);

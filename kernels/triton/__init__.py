@@ -163,12 +163,12 @@ def units_why_not(x: Tensor, weights: tuple[Tensor, ...], skips: tuple[Tensor, .
     if any(maps.shape[1] > 1 and maps.stride(1) != 1 for maps in (x, *skips)):
         return "its convolution units take channels_last maps: x.contiguous(memory_format=torch.channels_last)"
     batch, _, rows, columns = x.shape
-    kernel = max(weight.shape[-1] for weight in weights)
+    kernel = max((weight.shape[-1] for weight in weights), default=1)
     if kernel > MOST_TAPS:
         return f"its convolution kernels have at most {MOST_TAPS}x{MOST_TAPS} taps, this one {kernel}x{kernel}"
     widest = max(maps.shape[1] for maps in (x, *skips))
     pitch = max(max(maps.stride(2), columns * maps.stride(3)) for maps in (x, *skips))
-    pitch = max(pitch, columns * max(widest, *(max(weight.shape[:2]) for weight in weights)))
+    pitch = max(pitch, columns * max(widest, *(max(weight.shape[:2]) for weight in weights), 1))
     if batch * rows * columns > MOST_PIXELS or (rows + kernel) * pitch >= 2**31:
         return "its convolution units take pictures of less than 2^31 values and calls of at most 2^30 pixels"
     return None
@@ -216,4 +216,12 @@ def pointwise_unit(
     from pyhar.kernels.triton.units import pointwise_launches
 
     for launch in pointwise_launches(x, scale, shift, weight, skips, out):
+        launch.start(x.device)
+
+
+def pooling_unit(x: Tensor, kernel: int, out: Tensor) -> None:
+    """Write `out`."""
+    from pyhar.kernels.triton.units import pooling_launches
+
+    for launch in pooling_launches(x, kernel, out):
         launch.start(x.device)

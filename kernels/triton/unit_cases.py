@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyhar.kernels.triton.launch import Launch
-from pyhar.kernels.triton.units import bottleneck_launches, pointwise_launches, separable_launches
+from pyhar.kernels.triton.units import (
+    bottleneck_launches,
+    pointwise_launches,
+    pooling_launches,
+    separable_launches,
+)
 
 
 class UnitCase(NamedTuple):
@@ -60,3 +66,4 @@ def unit_launches(case: UnitCase) -> Iterator[Launch]:
     bias, expand = torch.empty(M, device="meta"), weight(case.out_channels, M, 3, 3)
     yield from bottleneck_launches(x, vector, vector, weight(M, C, 1, 1), bias, expand, shortcut, skips, out)
     yield from pointwise_launches(x, vector, vector, pointwise, skips, out)
+    yield from pooling_launches(x, min(K, 3), F.max_pool2d(x, min(K, 3), 2, ceil_mode=True))

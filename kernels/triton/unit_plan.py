@@ -63,6 +63,14 @@ class DepthwiseTile(NamedTuple):
     warps: int
 
 
+class PoolingTile(NamedTuple):
+    """Pixels of the output and channels of a program of the pooling unit."""
+
+    pixels: int
+    channels: int
+    warps: int
+
+
 def out_tile(out_channels: int) -> int:
     """Return the tile of output channels: least padding, but reading the pixels once more costs as 16 channels do."""
     return min(OUTS, key=lambda size: (-(-out_channels // size) * (size + LEAST_SIDE), -size))
@@ -114,6 +122,14 @@ def plan_depthwise(channels: int, rows: int, columns: int, *, interpreted: bool 
         return DepthwiseTile(lines, _side(columns), _side(channels), 4)
     across = min(16, power_of_two(columns))
     return DepthwiseTile(lines, across, DEPTHWISE_VALUES // across, 4)
+
+
+def plan_pooling(pixels: int, channels: int, *, interpreted: bool = False) -> PoolingTile:
+    """Return the tile of the pooling unit with `pixels` pixels of output, over all pictures."""
+    if interpreted:
+        return PoolingTile(_side(pixels), _side(channels), 4)
+    across = min(64, power_of_two(channels))
+    return PoolingTile(DEPTHWISE_VALUES // across, across, 4)
 
 
 def _side(size: int) -> int:

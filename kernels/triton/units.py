@@ -10,6 +10,7 @@ from torch import Tensor
 from pyhar.kernels.triton.blocks import INTERPRETED
 from pyhar.kernels.triton.launch import Launch
 from pyhar.kernels.triton.unit_plan import plan_separable
+from pyhar.kernels.triton.unit_pool import unit_pooling_launch
 from pyhar.kernels.triton.unit_product import unit_product_launch
 from pyhar.kernels.triton.unit_separable import unit_depthwise_launch, unit_separable_launch
 
@@ -65,6 +66,11 @@ def pointwise_launches(
 ) -> list[Launch]:
     """Return the launches that write `out`."""
     return [unit_product_launch(x, scale, shift, weight, out, skips=skips)]
+
+
+def pooling_launches(x: Tensor, kernel: int, out: Tensor) -> list[Launch]:
+    """Return the launches that write `out`."""
+    return [unit_pooling_launch(x, kernel, out)]
 
 
 def _side(x: Tensor, scale: Tensor | None, shift: Tensor | None, shortcut: Tensor | None) -> dict[str, Any]:

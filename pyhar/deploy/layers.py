@@ -73,7 +73,7 @@ class Downscaling(Separable):
 
     def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
         """x (N, C, Y, X), both sides even, and at most two (N, O, Y / 2, X / 2) that are added."""
-        return super().forward(F.max_pool2d(x, 2), *skips)
+        return super().forward(ops.pooling_unit(x, 2), *skips)
 
 
 class Upscaling(Separable):
@@ -162,9 +162,8 @@ class Entry(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Sides are multiples of 8, so that "same" padding is that of even sides everywhere."""
-        # ceil_mode lets the last window end at the edge: "same" padding of a 3x3 window on even sides.
-        x = F.max_pool2d(self.units[0](self.stem(frames)), 3, 2, ceil_mode=True)
-        x = F.max_pool2d(self.units[2](self.units[1](x)), 2)
+        x = ops.pooling_unit(self.units[0](self.stem(frames)), 3)
+        x = ops.pooling_unit(self.units[2](self.units[1](x)), 2)
         return self.units[4](self.units[3](x))
 
 

@@ -7,6 +7,7 @@ convolution is padded "same" with an odd kernel.
 - `separable_unit`: y = pointwise(depthwise(a)) [+ shortcut(a)] + skips
 - `bottleneck_unit`: y = expand(relu(reduce(a) + bias)) [+ shortcut(a)] + skips; the middle norm is folded into `reduce`
 - `pointwise_unit`: y = weight(a) + skips
+- `pooling_unit`: y = the largest value of each window; it has no prologue and nothing is added
 
 Maps are (N, C, Y, X), float16, bfloat16 or float32 (float64 too where plain PyTorch serves), N may be 0; weights have
 the shape and layout of `torch.nn.Conv2d`'s and the type of the maps; scale, shift and bias are float32 (C,) tensors
@@ -108,6 +109,29 @@ def pointwise_unit(
     return run("pointwise_unit", backend, x, scale, shift, weight, skips)
 
 
+def pooling_unit(x: Tensor, kernel: int, *, backend: str | None = None) -> Tensor:
+    """Return the largest value of each k x k window; windows begin at every second pixel and are cut at the edge.
+
+    With k = 3 on even sides this is "same" padding, with k = 2 on even sides there is nothing to pad. NaN of NaN.
+
+    Args:
+        x: maps (N, C, Y, X), both sides at least k.
+        kernel: k, 2 or more.
+        backend: name of the backend that must serve the call; None takes the fastest that can.
+
+    Returns:
+        Maps (N, C, ceil((Y - k) / 2) + 1, ceil((X - k) / 2) + 1) in the type of `x`.
+
+    Raises:
+        TypeError, ValueError: x is no maps, k is less than 2 or more than a side.
+        UserError: the backend asked for cannot serve the call.
+    """
+    check_maps("x", x, "C")
+    if not 2 <= kernel <= min(x.shape[2:]):
+        raise ValueError(f"kernel: expected 2 to {min(x.shape[2:])}, the shorter side of the maps, got {kernel}")
+    return run("pooling_unit", backend, x, kernel)
+
+
 def _check_prologue(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> int:
     check_maps("x", x, "C")
     if (scale is None) != (shift is None):
@@ -206,3 +230,4 @@ def _eager_pointwise_unit(
 register("separable_unit", "eager", _eager_separable_unit)
 register("bottleneck_unit", "eager", _eager_bottleneck_unit)
 register("pointwise_unit", "eager", _eager_pointwise_unit)
+register("pooling_unit", "eager", lambda x, kernel: F.max_pool2d(x, kernel, 2, ceil_mode=True))

@@ -30,6 +30,7 @@ KERNELS = {
     "unit_separable",
     "unit_depthwise",
     "unit_product",
+    "unit_pooling",
 }
 
 

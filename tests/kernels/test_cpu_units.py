@@ -125,6 +125,19 @@ def test_values_in_half_precision(isa: str, unit: str, size: tuple[int, ...], dt
             check(unit, *arguments(unit, size, dtype=dtype, prologue=prologue, shortcut=shortcut, skips=skips))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 8), (1, 33, 9, 6), (3, 48, 128, 3)], ids=str)
+def test_pooling(isa: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = channels_last(*shape, dtype=dtype)
+    x[0, 1, 2, 2], x[0, :, :, 1] = float("nan"), float("-inf")
+    for kernel in (2, 3):
+        expected = torch.nn.functional.max_pool2d(x, kernel, 2, ceil_mode=True)
+        assert expected.isnan().any()
+        pooled = ops.pooling_unit(x, kernel, backend="cpu")
+        torch.testing.assert_close(pooled, expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_winograd_loses_no_more_than_a_plain_sum_in_float32(isa: str) -> None:
     torch.manual_seed(2)
     args, options = arguments("bottleneck_unit", (1, 96, 192, 16, 16, 3), prologue=False)

@@ -81,6 +81,24 @@ def test_pointwise_unit_is_norm_relu_and_convolution() -> None:
     torch.testing.assert_close(ops.pointwise_unit(x, None, None, weight), nn.functional.conv2d(x, weight))
 
 
+@pytest.mark.parametrize("side", [8, 9])
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_pooling_unit_takes_windows_at_every_second_pixel(kernel: int, side: int) -> None:
+    x = torch.randn(2, 3, side, side + 1)
+    y = ops.pooling_unit(x, kernel)
+    for i in range(y.shape[2]):
+        for j in range(y.shape[3]):
+            window = x[..., 2 * i : 2 * i + kernel, 2 * j : 2 * j + kernel]
+            assert torch.equal(y[..., i, j], window.amax(dim=(2, 3)))
+    assert (y.shape[2] - 1) * 2 + kernel >= side  # the last window reaches the edge
+
+
+@pytest.mark.parametrize("kernel", [1, 5])
+def test_pooling_windows_larger_than_the_maps_are_refused(kernel: int) -> None:
+    with pytest.raises(ValueError, match=f"kernel: expected 2 to 4, the shorter side of the maps, got {kernel}"):
+        ops.pooling_unit(torch.randn(1, 3, 4, 6), kernel)
+
+
 def _call(**changes: object) -> Callable[[], Tensor]:
     x = torch.randn(2, 4, 5, 5)
     values: dict[str, object] = {

@@ -169,6 +169,25 @@ def test_weights_in_channels_last(unit: str, unit_backend: str) -> None:
     assert torch.equal(call.by(unit_backend), expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 33, 8, 6), (1, 16, 7, 9), (3, 5, 3, 4), (1, 100, 33, 17), (0, 8, 4, 4)], ids=str)
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_pooling(kernel: int, shape: tuple[int, ...], dtype: torch.dtype, unit_backend: str) -> None:
+    """Values bit for bit; also of a window of a larger map, whose surroundings are not read."""
+    n, c, y, x = shape
+    whole = torch.full((n, c + 3, y + 2, x + 1), float("inf"), dtype=dtype)
+    whole = whole.to(device_of(unit_backend)).contiguous(memory_format=torch.channels_last)
+    maps = whole[:, 1 : c + 1, 1 : y + 1, :x].copy_(torch.randn(shape))
+    if n > 1:
+        maps[1, 2, 1, 1] = float("nan")
+        maps[1, 3] = float("-inf")
+    pooled = ops.pooling_unit(maps, kernel, backend=unit_backend)
+    assert pooled.is_contiguous(memory_format=torch.channels_last)
+    expected = ops.pooling_unit(maps, kernel, backend="eager")
+    torch.testing.assert_close(pooled, expected, rtol=0, atol=0, equal_nan=True)
+    assert pooled.isnan().any() == (n > 1)
+
+
 def test_maps_that_are_not_channels_last_are_right_or_refused(unit_backend: str) -> None:
     call = Call("pointwise_unit", Sizes(), torch.float32, device_of(unit_backend))
     call.x = call.x.contiguous()
