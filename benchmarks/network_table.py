@@ -7,8 +7,9 @@ benchmarks/results/<device>/, and put between the markers `<!-- network table --
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,15 @@ from pyhar.files import write_text
 BEGIN, END = "<!-- network table -->", "<!-- /network table -->"
 
 
-def table(folder: Path) -> str:
-    """Return, in Markdown, what the results in `folder` say; each part is left out where its file is missing."""
-    return "\n".join([*_clips(folder), *_streaming(folder), *_training(folder)])
+def table(folders: Sequence[Path]) -> str:
+    """Return, in Markdown, what the results in `folders`, one a device, say; what has no file is left out."""
+    lines = [line for part in (_streaming, _training) for folder in folders for line in part(folder)]
+    return "\n".join([*_clips(folders), *lines])
 
 
-def _clips(folder: Path) -> Iterator[str]:
+def _clips(folders: Sequence[Path]) -> Iterator[str]:
     lines = []
-    for dtype in ("float32", "bfloat16"):
+    for folder, dtype in itertools.product(folders, ("float32", "bfloat16")):
         content = read_json(folder / f"network-{dtype}.json")
         rows = {row["implementation"]: row for row in content.get("rows", ()) if row["right"]}
         compiled = [row for name, row in rows.items() if name.startswith("torch.compile")]
@@ -64,9 +66,11 @@ def _machine(content: dict[str, Any]) -> str:
 
 
 def _streaming(folder: Path) -> Iterator[str]:
-    for preset, cases in _by_preset(read_json(folder / "streaming.json").get("cases", ())).items():
+    content = read_json(folder / "streaming.json")
+    for preset, cases in _by_preset(content.get("cases", ())).items():
         costs = [f"{case['over_pose']:.2f} ({case['what']})" for case in cases if case["over_pose"] != 1]
-        yield f"- Streaming, `{preset}`: a new frame costs, in times of its pose alone, {', '.join(costs)}."
+        where = f"{content['device']['name']}, streaming, `{preset}`"
+        yield f"- {where}: a new frame costs, in times of its pose alone, {', '.join(costs)}."
 
 
 def _by_preset(cases: Any) -> dict[str, list[dict[str, Any]]]:
@@ -77,23 +81,25 @@ def _by_preset(cases: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def _training(folder: Path) -> Iterator[str]:
-    for preset, found in read_json(folder / "training.json").get("presets", {}).items():
+    content = read_json(folder / "training.json")
+    for preset, found in content.get("presets", {}).items():
         gains = [
             f"{ratio(result['both']['speedup'])} ({name})"
             for name, result in found.items()
             if name.startswith("pyhar") and result["status"] == "ok"
         ]
-        yield f"- A training step of the joint stage, `{preset}`, beside plain PyTorch in float32: {', '.join(gains)}."
+        where = f"{content['device']['name']}, a training step of the joint stage, `{preset}`"
+        yield f"- {where}, beside plain PyTorch in float32: {', '.join(gains)}."
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the table, or print it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.network_table", description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=RESULTS / "amd-epyc", help="folder of the device")
+    parser.add_argument("--results", type=Path, nargs="+", help="folders of devices (default: all)")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the markers")
     parser.add_argument("--print", action="store_true", help="print the table and write nothing")
     options = parser.parse_args(argv)
-    text = table(options.results)
+    text = table(options.results or sorted(path for path in RESULTS.iterdir() if path.is_dir()))
     if options.print:
         print(text)
         return 0

@@ -30,20 +30,25 @@ def results(tmp_path: Path) -> Path:
     both = {"status": "ok", "both": {"speedup": 1.75}}
     write_json(
         tmp_path / "training.json",
-        {"presets": {"small": {"plain PyTorch": both, "pyhar": both, "pyhar, bfloat16": {"status": "wrong"}}}},
+        {
+            "device": {"name": "A chip"},
+            "presets": {"small": {"plain PyTorch": both, "pyhar": both, "pyhar, bfloat16": {"status": "wrong"}}},
+        },
     )
     return tmp_path
 
 
 def test_what_is_wrong_or_missing_is_left_out(results: Path) -> None:
-    text = network_table.table(results)
+    text = network_table.table([results])
     assert (
         "| A chip, 2 threads | float32 | 800 ms, 10.0 frames/s | 300 ms, 26.7 frames/s | 200 ms, 40.0 frames/s "
         "| **1.50×** | 50% |" in text
     )
     assert "bfloat16" not in text
     assert "Streaming" not in text
-    assert "`small`, beside plain PyTorch in float32: 1.75× (pyhar)." in text
+    assert (
+        "A chip, a training step of the joint stage, `small`, beside plain PyTorch in float32: 1.75× (pyhar)." in text
+    )
 
 
 def test_it_goes_between_the_markers(results: Path) -> None:
