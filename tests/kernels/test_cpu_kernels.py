@@ -18,7 +18,8 @@ from pyhar.kernels import cpu, native
 from pyhar.ops.grid import GRIDS
 
 NATIVE = native.load()
-ISAS = [] if NATIVE is None else NATIVE.cpu_isas()
+# Those called after bfloat16 differ in the convolution units alone.
+ISAS = [] if NATIVE is None else [isa for isa in NATIVE.cpu_isas() if not isa.endswith("_bf16")]
 pytestmark = pytest.mark.skipif(NATIVE is None, reason=f"native module missing: {native.why_missing()}")
 NAN = float("nan")
 
