@@ -2,7 +2,7 @@
 (`pyhar.data.warp`).
 
 Where a crop shows a JPEG smaller, the decoder gives it at 1/2, 1/4 or 1/8, averaged, for less than the whole picture
-costs.
+costs; and it stops below the crop.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pyhar.data import jpeg
 from pyhar.data.decoded import crop_frame
 from pyhar.data.geometry import Matrix
 from pyhar.data.video_reader import VideoReader
-from pyhar.data.warp import Picture, shrinking, warp
+from pyhar.data.warp import Picture, block_size, shown_part, shrinking, warp
 from pyhar.errors import UserError
 
 # Reader -> flag of OpenCV for a decoder that gives 1/reader of a JPEG's width and height.
@@ -64,7 +65,7 @@ def read_crop(
         if file in done:
             out[place] = out[done[file]]
             continue
-        bgr, to_picture = _decode(file, shrinking(to_pixels))
+        bgr, to_picture = _decode(file, to_pixels, size)
         warp(bgr, to_pixels @ to_picture, size, bgr=True, out=out[place])
         done[file] = place
     return out
@@ -80,7 +81,7 @@ def numbered(pattern: str | Path, number: int) -> str:
 
 def read_picture(path: str | Path) -> Picture:
     """A whole picture as it lies on disk, uint8 (H, W, 3) RGB. Raises UserError as `read_crop` does."""
-    return cv2.cvtColor(_decode(str(path), 1.0)[0], cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    return cv2.cvtColor(_decode(str(path))[0], cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
@@ -89,15 +90,15 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     try:
         with open(path, "rb") as file:
             start = file.read(1 << 16)
-            if start.startswith(b"\xff\xd8\xff"):
-                found = _jpeg_size(start) or _jpeg_size(start + file.read())
+            if jpeg.is_jpeg(start):
+                found = jpeg.size(start) or jpeg.size(start + file.read())
                 if found:
                     return found
     except OSError as error:
         raise UserError(f"picture {path} cannot be read: {error.strerror}") from error
     if start.startswith(b"\x89PNG") and len(start) >= 24:
         return int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
-    height, width = _decode(str(path), 1.0)[0].shape[:2]
+    height, width = _decode(str(path))[0].shape[:2]
     return width, height
 
 
@@ -112,40 +113,12 @@ def is_cut_off(data: bytes) -> bool:
     """Whether a PNG or JPEG file lacks its end. Decoders may fill up with grey instead of failing."""
     if data.startswith(b"\x89PNG"):
         return data.rfind(b"IEND") < 0
-    if not data.startswith(b"\xff\xd8\xff"):
-        return False
-    # Behind the header's segments, which may hold a whole thumbnail.
-    position = max(place for _, place in _segments(data))
-    return data.rfind(b"\xff\xd9", position) < 0
+    return jpeg.is_jpeg(data) and not jpeg.has_end(data)
 
 
 def close_videos() -> None:
     """Close the videos that this process keeps open."""
     _open.clear()
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Marker and place of each segment of a JPEG file, up to the start of its scan."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        yield marker, position
-        if marker == 0xDA:
-            return
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    yield 0, position
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    for marker, position in _segments(data):
-        # Start of frame, of whatever coding; 0xC4, 0xC8 and 0xCC among them are tables.
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 9 <= len(data):
-            height = int.from_bytes(data[position + 5 : position + 7], "big")
-            return int.from_bytes(data[position + 7 : position + 9], "big"), height
-    return None
 
 
 def _whole(file: str) -> bytes:
@@ -160,24 +133,32 @@ def _whole(file: str) -> bytes:
     return data
 
 
-def _decode(file: str, shrink: float) -> tuple[Picture, Matrix]:
-    """A picture, BGR, perhaps smaller, and the map from its pixel indices to those of the picture on disk.
-
-    shrink: picture pixels in a pixel of the crop.
-    """
+def _decode(file: str, to_pixels: Matrix | None = None, size: int = 0) -> tuple[Picture, Matrix]:
+    """A picture, BGR, and the map from its pixel indices to those of the picture on disk; whole, or as much of it and
+    as large as the crop needs."""
     data = _whole(file)
+    factor = 1
     # Other formats are decoded whole and then scaled, which would resample them twice.
-    factor = max(n for n in _REDUCED if n <= max(1.001 * shrink, 1.0)) if data.startswith(b"\xff\xd8\xff") else 1
+    if to_pixels is not None and jpeg.is_jpeg(data) and (sides := jpeg.size(data)):
+        factor = max(n for n in _REDUCED if n <= max(1.001 * shrinking(to_pixels), 1.0))
+        reduced, (width, height) = to_pixels @ _enlarging(factor), (-(-side // factor) for side in sides)
+        bottom = shown_part(reduced, size, width, height, block_size(reduced))[3]
+        # The decoder interpolates colours, for which it looks at the next row of them.
+        data = jpeg.upper_rows(data, (max(bottom, 0) + 2) * factor)
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise UserError(f"picture {file} cannot be decoded: {error.err}") from error
     if picture is None:
         raise UserError(f"{file} is damaged or not a picture; copy it again")
-    # Pixel i of the smaller picture stands for pixels n * i to n * i + n - 1.
+    return picture.astype(np.uint8, copy=False), _enlarging(factor)
+
+
+def _enlarging(factor: int) -> Matrix:
+    """The map from pixel indices of a picture decoded at 1/factor to those of the whole one."""
+    # Pixel i of the smaller picture stands for pixels factor * i to factor * i + factor - 1.
     offset = 0.5 * (factor - 1)
-    to_picture = np.array([[factor, 0.0, offset], [0.0, factor, offset], [0.0, 0.0, 1.0]])
-    return picture.astype(np.uint8, copy=False), to_picture
+    return np.array([[factor, 0.0, offset], [0.0, factor, offset], [0.0, 0.0, 1.0]])
 
 
 def _video(path: str) -> VideoReader:

@@ -81,6 +81,53 @@ def test_a_jpeg_is_decoded_as_small_as_the_crop_allows(
     np.testing.assert_allclose(shown[:-4, :-4], warp(rgb, to_pixels, side)[:-4, :-4], atol=12)
 
 
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+@pytest.mark.parametrize("colours", [0, 1, 2])  # as many as pixels, half as many, a quarter
+def test_a_jpeg_is_decoded_as_far_down_as_the_crop_reaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int, colours: int
+) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(factor)
+    rough = rng.integers(0, 256, (60, 50, 3), dtype=np.uint8)
+    rgb = cv2.resize(rough, (517, 611), interpolation=cv2.INTER_LINEAR)
+    Image.fromarray(rgb).save(tmp_path / "a.jpg", quality=90, subsampling=colours)
+    used = []
+    decode = cv2.imdecode
+
+    def spy(data: object, flags: int) -> np.ndarray:
+        used.append(decode(data, flags))
+        return used[-1]
+
+    monkeypatch.setattr(frames.cv2, "imdecode", spy)
+    for _ in range(12):
+        left, top, side = *rng.uniform(-80, 500, 2), 32 * factor * rng.uniform(1.05, 1.4)
+        to_pixels = crop((left, top, left + side, top + side), 32, rotation=rng.uniform(-40, 40))
+        shown = read_crop(tmp_path / "a.jpg", "picture", [0], to_pixels, 32)
+        with monkeypatch.context() as changed:
+            changed.setattr(frames.jpeg, "upper_rows", lambda data, rows: data)
+            np.testing.assert_array_equal(shown, read_crop(tmp_path / "a.jpg", "picture", [0], to_pixels, 32))
+        part, all_of_it = used[-2:]
+        assert all_of_it.shape[0] == -(-611 // factor)
+        # A turned square reaches down by at most its diagonal, interpolation by two blocks more.
+        lowest = max(top + side / 2 + side * 0.5**0.5, 0) + 4 * factor + 2 + 32
+        assert part.shape[0] <= lowest / factor + 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"progressive": True}, {"restart_marker_rows": 2}, {"restart_marker_blocks": 9}], ids=str
+)
+def test_a_jpeg_that_comes_in_pieces_is_decoded_whole(tmp_path: Path, options: dict[str, int]) -> None:
+    from PIL import Image
+
+    Image.fromarray(picture(200, 200, [(20, 20, WHITE)])).save(tmp_path / "a.jpg", **options)
+    data = (tmp_path / "a.jpg").read_bytes()
+    assert frames.jpeg.upper_rows(data, 32) is data
+    assert centroid(read_crop(tmp_path / "a.jpg", "picture", [0], whole(64, 64), 64)[0]) == pytest.approx(
+        (20, 20), abs=0.1
+    )
+
+
 def test_formats_become_rgb(tmp_path: Path) -> None:
     from PIL import Image
 
