@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -91,9 +92,11 @@ def picture_size(path: str | Path) -> tuple[int, int]:
         with open(path, "rb") as file:
             start = file.read(1 << 16)
             if jpeg.is_jpeg(start):
-                found = jpeg.size(start) or jpeg.size(start + file.read())
-                if found:
-                    return found
+                header = jpeg.read_header(start)
+                if not header.height:
+                    header = jpeg.read_header(start + file.read())
+                if header.height:
+                    return header.width, header.height
     except OSError as error:
         raise UserError(f"picture {path} cannot be read: {error.strerror}") from error
     if start.startswith(b"\x89PNG") and len(start) >= 24:
@@ -105,7 +108,8 @@ def picture_size(path: str | Path) -> tuple[int, int]:
 def check_picture(path: str | Path) -> tuple[int, int]:
     """Width and height of a picture whose file is whole, which costs reading but not decoding it. Raises UserError if
     it is missing, empty, cut off or no picture."""
-    _whole(str(path))
+    if is_cut_off(_read(str(path))):
+        raise _cut_off(str(path))
     return picture_size(path)
 
 
@@ -113,7 +117,7 @@ def is_cut_off(data: bytes) -> bool:
     """Whether a PNG or JPEG file lacks its end. Decoders may fill up with grey instead of failing."""
     if data.startswith(b"\x89PNG"):
         return data.rfind(b"IEND") < 0
-    return jpeg.is_jpeg(data) and not jpeg.has_end(data)
+    return jpeg.is_jpeg(data) and not jpeg.has_end(data, jpeg.read_header(data))
 
 
 def close_videos() -> None:
@@ -121,32 +125,44 @@ def close_videos() -> None:
     _open.clear()
 
 
-def _whole(file: str) -> bytes:
+def _read(file: str) -> bytes:
     try:
-        data = Path(file).read_bytes()
+        with open(file, "rb", buffering=0) as opened:
+            data = opened.read()
     except OSError as error:
         raise UserError(f"picture {file} cannot be read: {error.strerror}") from error
     if not data:
         raise UserError(f"picture {file} is empty (0 bytes); copy it again")
-    if is_cut_off(data):
-        raise UserError(f"picture {file} is cut off: its end is missing; copy it again")
     return data
+
+
+def _cut_off(file: str) -> UserError:
+    return UserError(f"picture {file} is cut off: its end is missing; copy it again")
 
 
 def _decode(file: str, to_pixels: Matrix | None = None, size: int = 0) -> tuple[Picture, Matrix]:
     """A picture, BGR, and the map from its pixel indices to those of the picture on disk; whole, or as much of it and
     as large as the crop needs."""
-    data = _whole(file)
+    data = _read(file)
+    encoded: bytes | bytearray = data
     factor = 1
-    # Other formats are decoded whole and then scaled, which would resample them twice.
-    if to_pixels is not None and jpeg.is_jpeg(data) and (sides := jpeg.size(data)):
-        factor = max(n for n in _REDUCED if n <= max(1.001 * shrinking(to_pixels), 1.0))
-        reduced, (width, height) = to_pixels @ _enlarging(factor), (-(-side // factor) for side in sides)
-        bottom = shown_part(reduced, size, width, height, block_size(reduced))[3]
-        # The decoder interpolates colours, for which it looks at the next row of them.
-        data = jpeg.upper_rows(data, (max(bottom, 0) + 2) * factor)
+    if not jpeg.is_jpeg(data):
+        # Decoded whole and then scaled, since scaling it first would resample it twice.
+        if is_cut_off(data):
+            raise _cut_off(file)
+    else:
+        header = jpeg.read_header(data)
+        if not jpeg.has_end(data, header):
+            raise _cut_off(file)
+        if to_pixels is not None and header.height:
+            factor = max(n for n in _REDUCED if n <= max(1.001 * shrinking(to_pixels), 1.0))
+            width, height = -(-header.width // factor), -(-header.height // factor)
+            reduced = to_pixels @ _enlarging(factor)
+            bottom = shown_part(reduced, size, width, height, block_size(reduced))[3]
+            # The decoder interpolates colours, for which it looks at the next row of them.
+            encoded = jpeg.upper_rows(data, header, (max(bottom, 0) + 2) * factor)
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
+        picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise UserError(f"picture {file} cannot be decoded: {error.err}") from error
     if picture is None:
@@ -154,6 +170,7 @@ def _decode(file: str, to_pixels: Matrix | None = None, size: int = 0) -> tuple[
     return picture.astype(np.uint8, copy=False), _enlarging(factor)
 
 
+@cache
 def _enlarging(factor: int) -> Matrix:
     """The map from pixel indices of a picture decoded at 1/factor to those of the whole one."""
     # Pixel i of the smaller picture stands for pixels factor * i to factor * i + factor - 1.

@@ -105,7 +105,7 @@ def test_a_jpeg_is_decoded_as_far_down_as_the_crop_reaches(
         to_pixels = crop((left, top, left + side, top + side), 32, rotation=rng.uniform(-40, 40))
         shown = read_crop(tmp_path / "a.jpg", "picture", [0], to_pixels, 32)
         with monkeypatch.context() as changed:
-            changed.setattr(frames.jpeg, "upper_rows", lambda data, rows: data)
+            changed.setattr(frames.jpeg, "upper_rows", lambda data, header, rows: data)
             np.testing.assert_array_equal(shown, read_crop(tmp_path / "a.jpg", "picture", [0], to_pixels, 32))
         part, all_of_it = used[-2:]
         assert all_of_it.shape[0] == -(-611 // factor)
@@ -122,7 +122,7 @@ def test_a_jpeg_that_comes_in_pieces_is_decoded_whole(tmp_path: Path, options: d
 
     Image.fromarray(picture(200, 200, [(20, 20, WHITE)])).save(tmp_path / "a.jpg", **options)
     data = (tmp_path / "a.jpg").read_bytes()
-    assert frames.jpeg.upper_rows(data, 32) is data
+    assert frames.jpeg.upper_rows(data, frames.jpeg.read_header(data), 32) is data
     assert centroid(read_crop(tmp_path / "a.jpg", "picture", [0], whole(64, 64), 64)[0]) == pytest.approx(
         (20, 20), abs=0.1
     )
