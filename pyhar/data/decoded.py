@@ -28,9 +28,11 @@ _FULL_RANGE = 2
 def crop_frame(frame: Any, to_pixels: Matrix, size: int, out: Picture) -> None:
     """Write the crop of a frame of PyAV into `out` (size, size, 3), RGB, as `pyhar.data.warp.warp` does."""
     width, height, block = frame.width, frame.height, block_size(to_pixels)
-    # Of colour planes, whole pixels only.
     left, top, right, bottom = shown_part(to_pixels, size, width, height, 2 * block)
-    left, top, right, bottom = left & -2, top & -2, min(right + right % 2, width), min(bottom + bottom % 2, height)
+    # Of colour planes, whole pixels only; and whole blocks, but where the frame ends.
+    left, top = left & -2, top & -2
+    right = min(left + -(-(right - left) // (2 * block)) * 2 * block, width)
+    bottom = min(top + -(-(bottom - top) // (2 * block)) * 2 * block, height)
     if right <= left or bottom <= top:
         out[:] = 0
     elif frame.format.name not in _HALVED:
