@@ -238,7 +238,7 @@ def videos(folder: Path, workers: int, repeats: int) -> dict[str, Any]:
             {
                 "decode": partial(in_processes, partial(decode_videos, files, False), workers),
                 "decode to RGB": partial(in_processes, partial(decode_videos, files, True), workers),
-                "loader, whole videos": partial(loader_speed, data, 1, workers, 5 * workers, FRAMES),
+                "loader, whole videos": partial(loader_speed, data, 1, workers, 10 * workers, FRAMES),
                 "loader, clips of 8 frames, 3 to 10 apart": partial(loader_speed, apart, 2, workers, 24, 8),
             },
             repeats,
