@@ -88,13 +88,13 @@ def _crop_planes(
         below, beside = rows * block // half - shown.shape[0], columns * block // half - shown.shape[1]
         if below or beside:  # at the frame's edge
             shown = cv2.copyMakeBorder(shown, 0, below, 0, beside, cv2.BORDER_REPLICATE)
-        blocks = cv2.resize(shown, (columns, rows), interpolation=cv2.INTER_AREA)
-        # None that lies wholly beyond the edge.
-        planes.append(blocks[: -(-(bottom - top) // block), : -(-(right - left) // block)])
+        planes.append(cv2.resize(shown, (columns, rows), interpolation=cv2.INTER_AREA))
     full = frame.format.name == "yuvj420p" or int(frame.color_range) == _FULL_RANGE
     matrix, black = _to_rgb(int(frame.colorspace), full)
     # With a fourth channel, OpenCV's warp takes half the time.
     merged = cv2.merge([*planes, planes[0]])
+    # No block that lies wholly beyond the edge.
+    merged = merged[: -(-(bottom - top) // block), : -(-(right - left) // block)]
     warped = cv2.warpAffine(
         merged, of_blocks(to_pixels, left, top, block), (size, size), flags=cv2.INTER_LINEAR, borderValue=black
     )
