@@ -8,6 +8,7 @@ writes the next one over a batch that is no longer in use.
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,9 +57,15 @@ def _arrived(
         everything = block.numpy()
         # Whatever views there are of a tensor made of an array, the array lives as long as the last.
         part = everything[:size]
-        weakref.finalize(part, everything[-1:].fill, 0).atexit = False
+        weakref.finalize(part, _release, everything[-1:], os.getpid()).atexit = False
         values[key] = torch.from_numpy(part).view(dtype).view(shape)
     return {key: values[key] for key in order}
+
+
+def _release(in_use: np.ndarray[Any, Any], process: int) -> None:
+    # What a forked process drops, its parent may still use.
+    if os.getpid() == process:
+        in_use[:] = 0
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:

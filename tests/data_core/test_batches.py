@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from typing import Any
 
@@ -91,6 +92,18 @@ def test_memory_is_used_again_when_nothing_of_a_batch_is_left() -> None:
     assert_alike(fourth, default_collate([sample(6)]))
     assert_alike(second, default_collate([sample(2), sample(3)]))
     assert len(batches._blocks) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.usefixtures("a_worker")
+def test_what_a_forked_process_drops_is_still_in_use() -> None:
+    batch = sent(collate([sample(0)]))
+    child = os.fork()
+    if child == 0:
+        del batch
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert sent(collate([sample(1)]))["frames"].data_ptr() != batch["frames"].data_ptr()
 
 
 @pytest.mark.usefixtures("a_worker")
