@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyhar.data import jpeg
-from pyhar.data.decoded import crop_frame
+from pyhar.data.decoded import FrameCrop
 from pyhar.data.geometry import Matrix
 from pyhar.data.video_reader import VideoReader
 from pyhar.data.warp import Picture, block_size, shown_part, shrinking, warp
@@ -54,9 +54,10 @@ def read_crop(
         places: dict[int, list[int]] = {}
         for place, number in enumerate(numbers):
             places.setdefault(int(number), []).append(place)
+        crop = FrameCrop(to_pixels, size)
         for number, frame in _video(str(path)).read(sorted(places)):
             first, *rest = places[number]
-            crop_frame(frame, to_pixels, size, out[first])
+            crop.write(frame, out[first])
             for place in rest:
                 out[place] = out[first]
         return out

@@ -12,7 +12,7 @@ import pytest
 from marked_media import GREEN, RED, WHITE, centroid, picture, write_picture, write_video
 
 from pyhar.data import frames
-from pyhar.data.decoded import crop_frame, whole_frame
+from pyhar.data.decoded import FrameCrop, whole_frame
 from pyhar.data.frames import check_picture, picture_size, read_crop, read_frames, read_picture
 from pyhar.data.geometry import crop_map, to_crop_pixels
 from pyhar.data.video_reader import VideoReader
@@ -371,7 +371,7 @@ def test_planes_that_are_shrunk_first_give_the_same_colours(
         side = 48 * (block + 0.3)
         to_pixels = crop((left, top, left + side, top + side), 48, rotation=rotation)
         shown, out = warp(whole_rgb, to_pixels, 48), np.full((48, 48, 3), 99, np.uint8)
-        crop_frame(frame, to_pixels, 48, out)
+        FrameCrop(to_pixels, 48).write(frame, out)
         difference = np.abs(out.astype(int) - shown)
         # At the frame's edge, blocks that begin at another pixel reach as far as another pixel.
         there = warp(np.full_like(whole_rgb, 255), to_pixels, 48)[..., 0]
@@ -381,3 +381,16 @@ def test_planes_that_are_shrunk_first_give_the_same_colours(
         assert difference[inside].sum() <= 2 * inside.sum() * 3  # FFmpeg rounds down.
         assert out[outside].max(initial=0) == 0
         assert inside.any() == (left < 900)
+
+
+def test_one_crop_of_frames_of_different_size() -> None:
+    rng = np.random.default_rng(6)
+    to_pixels = crop((40, 30, 140, 130), 32)
+    kept = FrameCrop(to_pixels, 32)
+    for width, height in ((160, 120), (100, 80), (160, 120)):
+        rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")
+        shown, fresh = (np.empty((32, 32, 3), np.uint8) for _ in range(2))
+        kept.write(frame, shown)
+        FrameCrop(to_pixels, 32).write(frame, fresh)
+        np.testing.assert_array_equal(shown, fresh)
