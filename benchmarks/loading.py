@@ -107,10 +107,13 @@ class Speed:
 
 
 def loader_speed(data: Any, batch: int, workers: int, count: int, frames: int) -> Speed:
-    """The rate behind the first batch, whose time is the workers' start; processor time of workers and main process."""
+    """The rate behind the first batch of every worker, which takes their start; processor time of workers and main
+    process, the start included."""
     before, own = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
     batches = iter(loader_of(data, batch, workers, count))
-    first = next(batches)["frames"].shape[0]
+    # The workers are done with their first batches at about the same time: none of them may count.
+    for _ in range(workers):
+        next(batches)
     start, loaded = time.perf_counter(), 0
     for samples in batches:
         loaded += samples["frames"].shape[0]
@@ -119,7 +122,7 @@ def loader_speed(data: Any, batch: int, workers: int, count: int, frames: int) -
     gc.collect()  # ends the workers, whose time counts only then
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime + time.process_time() - own
-    return Speed(loaded * frames / seconds, 1e3 * used / ((loaded + first) * frames))
+    return Speed(loaded * frames / seconds, 1e3 * used / (count * frames))
 
 
 def in_processes(work: Callable[[], int], processes: int) -> Speed:
@@ -235,7 +238,7 @@ def videos(folder: Path, workers: int, repeats: int) -> dict[str, Any]:
             {
                 "decode": partial(in_processes, partial(decode_videos, files, False), workers),
                 "decode to RGB": partial(in_processes, partial(decode_videos, files, True), workers),
-                "loader, whole videos": partial(loader_speed, data, 1, workers, 3 * workers, FRAMES),
+                "loader, whole videos": partial(loader_speed, data, 1, workers, 10 * workers, FRAMES),
                 "loader, clips of 8 frames, 3 to 10 apart": partial(loader_speed, apart, 2, workers, 24, 8),
             },
             repeats,

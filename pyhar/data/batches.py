@@ -2,33 +2,70 @@
 
 PyTorch hands over every tensor as a file of shared memory of its own, for which the processes shake hands: of sixteen
 small tensors that costs as much as decoding a few pictures. Here pixels alone go that way, and all the rest in the
-message itself.
+message itself. Nor is a new file made for every batch, whose pages the system would have to find and clear: a worker
+writes the next one over a batch that is no longer in use.
 """
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import default_collate, get_worker_info
 
 _IN_THE_MESSAGE = 1 << 16
 """Bytes of the largest tensor of a sample that travels with the message rather than through shared memory."""
+
+_blocks: list[Tensor] = []
+"""This worker's shared memory, uint8; the last byte of each says whether its batch is in use, in whatever process."""
 
 
 class Batch(dict[str, Any]):
     """A dictionary of tensors and lists; on the other side of a process boundary it is a plain one."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks: dict[str, Tensor] = {}
+        """The shared memory that a tensor lies in."""
+
     def __reduce__(self) -> Any:
-        small = {k: v.numpy() for k, v in self.items() if isinstance(v, Tensor) and not v.is_shared()}
-        return _arrived, (list(self), small, {k: v for k, v in self.items() if k not in small})
+        small = {key: value.numpy() for key, value in self.items() if _is_own(value)}
+        shared = {
+            key: (block, self[key].nbytes, self[key].dtype, self[key].shape) for key, block in self.blocks.items()
+        }
+        rest = {key: value for key, value in self.items() if key not in small and key not in shared}
+        return _arrived, (list(self), small, shared, rest)
 
 
-def _arrived(order: list[str], small: dict[str, np.ndarray[Any, Any]], rest: dict[str, Any]) -> dict[str, Any]:
-    return {key: torch.from_numpy(small[key]) if key in small else rest[key] for key in order}
+def _is_own(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_shared()
+
+
+def _arrived(
+    order: list[str],
+    small: dict[str, np.ndarray[Any, Any]],
+    shared: dict[str, tuple[Tensor, int, torch.dtype, torch.Size]],
+    rest: dict[str, Any],
+) -> dict[str, Any]:
+    values = {key: torch.from_numpy(array) for key, array in small.items()} | rest
+    for key, (block, size, dtype, shape) in shared.items():
+        everything = block.numpy()
+        # Whatever views there are of a tensor made of an array, the array lives as long as the last.
+        part = everything[:size]
+        weakref.finalize(part, _release, everything[-1:], os.getpid()).atexit = False
+        values[key] = torch.from_numpy(part).view(dtype).view(shape)
+    return {key: values[key] for key in order}
+
+
+def _release(in_use: np.ndarray[Any, Any], process: int) -> None:
+    # What a forked process drops, its parent may still use.
+    if os.getpid() == process:
+        in_use[:] = 0
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
@@ -36,7 +73,23 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
     batch = Batch()
     for key, first in samples[0].items():
         values = [sample[key] for sample in samples]
-        small = isinstance(first, Tensor) and first.nbytes <= _IN_THE_MESSAGE
-        # In a worker process, default_collate stacks into shared memory at once.
-        batch[key] = torch.stack(values) if small else default_collate(values)
+        if not isinstance(first, Tensor):
+            batch[key] = default_collate(values)
+        elif first.nbytes <= _IN_THE_MESSAGE or get_worker_info() is None:
+            batch[key] = torch.stack(values)
+        else:
+            size, shape = len(values) * first.nbytes, (len(values), *first.shape)
+            batch.blocks[key] = block = _unused_block(size)
+            batch[key] = torch.stack(values, out=block[:size].view(first.dtype).view(shape))
     return batch
+
+
+def _unused_block(size: int) -> Tensor:
+    """Shared memory of at least so many bytes, from here on in use."""
+    unused = (block for block in _blocks if len(block) > size and not block[-1])
+    block = next(unused, None)
+    if block is None:
+        block = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size + 1))
+        _blocks.append(block)
+    block[-1] = 1
+    return block

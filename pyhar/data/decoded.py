@@ -25,23 +25,64 @@ _WEIGHTS = {1: (0.2126, 0.0722), 2: (0.299, 0.114), 5: (0.299, 0.114), 6: (0.299
 _FULL_RANGE = 2
 
 
-def crop_frame(frame: Any, to_pixels: Matrix, size: int, out: Picture) -> None:
-    """Write the crop of a frame of PyAV into `out` (size, size, 3), RGB, as `pyhar.data.warp.warp` does."""
-    width, height, block = frame.width, frame.height, block_size(to_pixels)
-    # Of colour planes, whole pixels only.
-    left, top, right, bottom = shown_part(to_pixels, size, width, height, 2 * block)
-    left, top, right, bottom = left & -2, top & -2, min(right + right % 2, width), min(bottom + bottom % 2, height)
-    if right <= left or bottom <= top:
-        out[:] = 0
-    elif frame.format.name not in _HALVED:
-        warp(whole_frame(frame), to_pixels, size, out=out)
-    elif block > 1 and int(frame.colorspace) in _WEIGHTS:
-        _crop_planes(frame, (left, top, right, bottom), block, to_pixels, size, out)
-    elif (right - left) * (bottom - top) > 0.7 * width * height or width % 2 or height % 2:
-        warp(whole_frame(frame), to_pixels, size, out=out)
-    else:
-        rgb = _part_of_frame(frame, left, top, right, bottom)
-        warp(rgb, to_pixels @ np.array([[1.0, 0.0, left], [0.0, 1.0, top], [0.0, 0.0, 1.0]]), size, out=out)
+class FrameCrop:
+    """The crop of a video's frames by one map."""
+
+    def __init__(self, to_pixels: Matrix, size: int) -> None:
+        """to_pixels, size: as of `pyhar.data.warp.warp`."""
+        self.to_pixels, self.size = to_pixels, size
+        self._block = block_size(to_pixels)
+        self._frame_size: tuple[int, int] | None = None
+
+    def write(self, frame: Any, out: Picture) -> None:
+        """Write the crop of a frame of PyAV into `out` (size, size, 3), RGB, as `pyhar.data.warp.warp` does."""
+        width, height = frame.width, frame.height
+        if self._frame_size != (width, height):  # One size for all frames, if the video is whole.
+            self._frame_size, self._part = (width, height), self._shown_part(width, height)
+            self._of_blocks = of_blocks(self.to_pixels, *self._part[:2], self._block)
+        left, top, right, bottom = self._part
+        if right <= left or bottom <= top:
+            out[:] = 0
+        elif frame.format.name not in _HALVED:
+            warp(whole_frame(frame), self.to_pixels, self.size, out=out)
+        elif self._block > 1 and int(frame.colorspace) in _WEIGHTS:
+            self._write_planes(frame, out)
+        elif (right - left) * (bottom - top) > 0.7 * width * height or width % 2 or height % 2:
+            warp(whole_frame(frame), self.to_pixels, self.size, out=out)
+        else:
+            rgb = _part_of_frame(frame, left, top, right, bottom)
+            moved = self.to_pixels @ np.array([[1.0, 0.0, left], [0.0, 1.0, top], [0.0, 0.0, 1.0]])
+            warp(rgb, moved, self.size, out=out)
+
+    def _shown_part(self, width: int, height: int) -> tuple[int, int, int, int]:
+        unit = 2 * self._block
+        left, top, right, bottom = shown_part(self.to_pixels, self.size, width, height, unit)
+        # Of colour planes, whole pixels only; and whole blocks, but where the frame ends.
+        left, top = left & -2, top & -2
+        right, bottom = left + -(-(right - left) // unit) * unit, top + -(-(bottom - top) // unit) * unit
+        return left, top, min(right, width), min(bottom, height)
+
+    def _write_planes(self, frame: Any, out: Picture) -> None:
+        block, (left, top, right, bottom) = self._block, self._part
+        columns, rows = -(-(right - left) // (2 * block)) * 2, -(-(bottom - top) // (2 * block)) * 2
+        planes = []
+        for plane, half in zip(_planes(frame), (1, 2, 2), strict=True):
+            # Up to the frame's edge, beyond which memory may hold more.
+            shown: Any = plane[top // half : -(-bottom // half), left // half : -(-right // half)]
+            below, beside = rows * block // half - shown.shape[0], columns * block // half - shown.shape[1]
+            if below or beside:
+                shown = cv2.copyMakeBorder(shown, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+            planes.append(cv2.resize(shown, (columns, rows), interpolation=cv2.INTER_AREA))
+        full = frame.format.name == "yuvj420p" or int(frame.color_range) == _FULL_RANGE
+        matrix, black = _to_rgb(int(frame.colorspace), full)
+        # With a fourth channel, OpenCV's warp takes half the time.
+        merged = cv2.merge([*planes, planes[0]])
+        # No block that lies wholly beyond the edge.
+        merged = merged[: -(-(bottom - top) // block), : -(-(right - left) // block)]
+        warped = cv2.warpAffine(
+            merged, self._of_blocks, (self.size, self.size), flags=cv2.INTER_LINEAR, borderValue=black
+        )
+        cv2.transform(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), matrix, dst=out)
 
 
 def whole_frame(frame: Any) -> Picture:
@@ -72,31 +113,6 @@ def _part_of_frame(frame: Any, left: int, top: int, right: int, bottom: int) -> 
         rows, columns = (bottom - top) // half, (right - left) // half
         target[:rows, :columns] = source[top // half :, left // half :][:rows, :columns]
     return whole_frame(part)
-
-
-def _crop_planes(
-    frame: Any, part: tuple[int, int, int, int], block: int, to_pixels: Matrix, size: int, out: Picture
-) -> None:
-    left, top, right, bottom = part
-    columns, rows = -(-(right - left) // (2 * block)) * 2, -(-(bottom - top) // (2 * block)) * 2
-    planes = []
-    for plane, half in zip(_planes(frame), (1, 2, 2), strict=True):
-        width, height = -(-frame.width // half), -(-frame.height // half)
-        shown: Any = plane[top // half : min(-(-bottom // half), height), left // half : min(-(-right // half), width)]
-        below, beside = rows * block // half - shown.shape[0], columns * block // half - shown.shape[1]
-        if below or beside:  # at the frame's edge
-            shown = cv2.copyMakeBorder(shown, 0, below, 0, beside, cv2.BORDER_REPLICATE)
-        blocks = cv2.resize(shown, (columns, rows), interpolation=cv2.INTER_AREA)
-        # None that lies wholly beyond the edge.
-        planes.append(blocks[: -(-(bottom - top) // block), : -(-(right - left) // block)])
-    full = frame.format.name == "yuvj420p" or int(frame.color_range) == _FULL_RANGE
-    matrix, black = _to_rgb(int(frame.colorspace), full)
-    # With a fourth channel, OpenCV's warp takes half the time.
-    merged = cv2.merge([*planes, planes[0]])
-    warped = cv2.warpAffine(
-        merged, of_blocks(to_pixels, left, top, block), (size, size), flags=cv2.INTER_LINEAR, borderValue=black
-    )
-    cv2.transform(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), matrix, dst=out)
 
 
 @cache

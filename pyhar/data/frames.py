@@ -2,7 +2,7 @@
 (`pyhar.data.warp`).
 
 Where a crop shows a JPEG smaller, the decoder gives it at 1/2, 1/4 or 1/8, averaged, for less than the whole picture
-costs.
+costs; and it stops below the crop.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pyhar.data.decoded import crop_frame
+from pyhar.data import jpeg
+from pyhar.data.decoded import FrameCrop
 from pyhar.data.geometry import Matrix
 from pyhar.data.video_reader import VideoReader
-from pyhar.data.warp import Picture, shrinking, warp
+from pyhar.data.warp import Picture, block_size, shown_part, shrinking, warp
 from pyhar.errors import UserError
 
 # Reader -> flag of OpenCV for a decoder that gives 1/reader of a JPEG's width and height.
@@ -52,9 +54,10 @@ def read_crop(
         places: dict[int, list[int]] = {}
         for place, number in enumerate(numbers):
             places.setdefault(int(number), []).append(place)
+        crop = FrameCrop(to_pixels, size)
         for number, frame in _video(str(path)).read(sorted(places)):
             first, *rest = places[number]
-            crop_frame(frame, to_pixels, size, out[first])
+            crop.write(frame, out[first])
             for place in rest:
                 out[place] = out[first]
         return out
@@ -64,7 +67,7 @@ def read_crop(
         if file in done:
             out[place] = out[done[file]]
             continue
-        bgr, to_picture = _decode(file, shrinking(to_pixels))
+        bgr, to_picture = _decode(file, to_pixels, size)
         warp(bgr, to_pixels @ to_picture, size, bgr=True, out=out[place])
         done[file] = place
     return out
@@ -80,7 +83,7 @@ def numbered(pattern: str | Path, number: int) -> str:
 
 def read_picture(path: str | Path) -> Picture:
     """A whole picture as it lies on disk, uint8 (H, W, 3) RGB. Raises UserError as `read_crop` does."""
-    return cv2.cvtColor(_decode(str(path), 1.0)[0], cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    return cv2.cvtColor(_decode(str(path))[0], cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
@@ -89,22 +92,25 @@ def picture_size(path: str | Path) -> tuple[int, int]:
     try:
         with open(path, "rb") as file:
             start = file.read(1 << 16)
-            if start.startswith(b"\xff\xd8\xff"):
-                found = _jpeg_size(start) or _jpeg_size(start + file.read())
-                if found:
-                    return found
+            if jpeg.is_jpeg(start):
+                header = jpeg.read_header(start)
+                if not header.height:
+                    header = jpeg.read_header(start + file.read())
+                if header.height:
+                    return header.width, header.height
     except OSError as error:
         raise UserError(f"picture {path} cannot be read: {error.strerror}") from error
     if start.startswith(b"\x89PNG") and len(start) >= 24:
         return int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
-    height, width = _decode(str(path), 1.0)[0].shape[:2]
+    height, width = _decode(str(path))[0].shape[:2]
     return width, height
 
 
 def check_picture(path: str | Path) -> tuple[int, int]:
     """Width and height of a picture whose file is whole, which costs reading but not decoding it. Raises UserError if
     it is missing, empty, cut off or no picture."""
-    _whole(str(path))
+    if is_cut_off(_read(str(path))):
+        raise _cut_off(str(path))
     return picture_size(path)
 
 
@@ -112,11 +118,7 @@ def is_cut_off(data: bytes) -> bool:
     """Whether a PNG or JPEG file lacks its end. Decoders may fill up with grey instead of failing."""
     if data.startswith(b"\x89PNG"):
         return data.rfind(b"IEND") < 0
-    if not data.startswith(b"\xff\xd8\xff"):
-        return False
-    # Behind the header's segments, which may hold a whole thumbnail.
-    position = max(place for _, place in _segments(data))
-    return data.rfind(b"\xff\xd9", position) < 0
+    return jpeg.is_jpeg(data) and not jpeg.has_end(data, jpeg.read_header(data))
 
 
 def close_videos() -> None:
@@ -124,60 +126,57 @@ def close_videos() -> None:
     _open.clear()
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Marker and place of each segment of a JPEG file, up to the start of its scan."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        yield marker, position
-        if marker == 0xDA:
-            return
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    yield 0, position
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    for marker, position in _segments(data):
-        # Start of frame, of whatever coding; 0xC4, 0xC8 and 0xCC among them are tables.
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 9 <= len(data):
-            height = int.from_bytes(data[position + 5 : position + 7], "big")
-            return int.from_bytes(data[position + 7 : position + 9], "big"), height
-    return None
-
-
-def _whole(file: str) -> bytes:
+def _read(file: str) -> bytes:
     try:
-        data = Path(file).read_bytes()
+        with open(file, "rb", buffering=0) as opened:
+            data = opened.read()
     except OSError as error:
         raise UserError(f"picture {file} cannot be read: {error.strerror}") from error
     if not data:
         raise UserError(f"picture {file} is empty (0 bytes); copy it again")
-    if is_cut_off(data):
-        raise UserError(f"picture {file} is cut off: its end is missing; copy it again")
     return data
 
 
-def _decode(file: str, shrink: float) -> tuple[Picture, Matrix]:
-    """A picture, BGR, perhaps smaller, and the map from its pixel indices to those of the picture on disk.
+def _cut_off(file: str) -> UserError:
+    return UserError(f"picture {file} is cut off: its end is missing; copy it again")
 
-    shrink: picture pixels in a pixel of the crop.
-    """
-    data = _whole(file)
-    # Other formats are decoded whole and then scaled, which would resample them twice.
-    factor = max(n for n in _REDUCED if n <= max(1.001 * shrink, 1.0)) if data.startswith(b"\xff\xd8\xff") else 1
+
+def _decode(file: str, to_pixels: Matrix | None = None, size: int = 0) -> tuple[Picture, Matrix]:
+    """A picture, BGR, and the map from its pixel indices to those of the picture on disk; whole, or as much of it and
+    as large as the crop needs."""
+    data = _read(file)
+    encoded: bytes | bytearray = data
+    factor = 1
+    if not jpeg.is_jpeg(data):
+        # Decoded whole and then scaled, since scaling it first would resample it twice.
+        if is_cut_off(data):
+            raise _cut_off(file)
+    else:
+        header = jpeg.read_header(data)
+        if not jpeg.has_end(data, header):
+            raise _cut_off(file)
+        if to_pixels is not None and header.height:
+            factor = max(n for n in _REDUCED if n <= max(1.001 * shrinking(to_pixels), 1.0))
+            width, height = -(-header.width // factor), -(-header.height // factor)
+            reduced = to_pixels @ _enlarging(factor)
+            bottom = shown_part(reduced, size, width, height, block_size(reduced))[3]
+            # The decoder interpolates colours, for which it looks at the next row of them.
+            encoded = jpeg.upper_rows(data, header, (max(bottom, 0) + 2) * factor)
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
+        picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise UserError(f"picture {file} cannot be decoded: {error.err}") from error
     if picture is None:
         raise UserError(f"{file} is damaged or not a picture; copy it again")
-    # Pixel i of the smaller picture stands for pixels n * i to n * i + n - 1.
+    return picture.astype(np.uint8, copy=False), _enlarging(factor)
+
+
+@cache
+def _enlarging(factor: int) -> Matrix:
+    """The map from pixel indices of a picture decoded at 1/factor to those of the whole one."""
+    # Pixel i of the smaller picture stands for pixels factor * i to factor * i + factor - 1.
     offset = 0.5 * (factor - 1)
-    to_picture = np.array([[factor, 0.0, offset], [0.0, factor, offset], [0.0, 0.0, 1.0]])
-    return picture.astype(np.uint8, copy=False), to_picture
+    return np.array([[factor, 0.0, offset], [0.0, factor, offset], [0.0, 0.0, 1.0]])
 
 
 def _video(path: str) -> VideoReader:

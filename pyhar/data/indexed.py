@@ -34,7 +34,7 @@ from pyhar.data.frames import read_crop
 from pyhar.data.geometry import crop_map, square_box, to_crop_pixels
 from pyhar.data.index import MEDIA_KINDS, Index
 from pyhar.data.layouts import JointLayout, get_layout
-from pyhar.data.sample import DEPTH_RANGE_MM, TIMED_KEYS, Sample
+from pyhar.data.sample import DEPTH_RANGE_MM, Sample
 from pyhar.errors import UserError
 
 Ints = npt.NDArray[np.int64]
@@ -129,8 +129,8 @@ class _Indexed:
         low, high = points.min(axis=0), points.max(axis=0)
         return np.concatenate([low, np.maximum(high, low + 1.0)]), JOINTS_MARGIN
 
-    def _sample(self, place: int, sequence: int, frames: Ints, crop: Crop, name: str) -> Sample:
-        """A clip of some frames of a sequence."""
+    def _sample(self, place: int, sequence: int, frames: Ints, crop: Crop, name: str, still: bool = False) -> Sample:
+        """A clip of some frames of a sequence, or a still of one frame."""
         index, size = self.source, self.image_size
         rows = self._rows(sequence).start + frames
         px = np.asarray(self._pick(index.joints_px, rows), dtype=np.float64)
@@ -166,20 +166,21 @@ class _Indexed:
         seen = visible & inside
         if crop.erased is not None:
             seen &= ~inside_erased(xy, crop)
+        kept = 0 if still else slice(None)
         return Sample(
-            frames=torch.from_numpy(pictures),
-            pose=_float(pose),
-            pose_valid=torch.from_numpy(valid),
-            confidence=_float(inside),
-            visible=torch.from_numpy(seen),
+            frames=torch.from_numpy(pictures[kept]),
+            pose=_float(pose[kept]),
+            pose_valid=torch.from_numpy(valid[kept]),
+            confidence=_float(inside[kept]),
+            visible=torch.from_numpy(seen[kept]),
             action=_int(index.action[sequence]),
             action_head=_int(0),
-            joints_px=_float(px),
-            joints_mm=_float(mm),
-            root_depth=_float(root_depth),
+            joints_px=_float(px[kept]),
+            joints_mm=_float(mm[kept]),
+            root_depth=_float(root_depth[kept]),
             camera=_float(index.camera[sequence]),
             to_crop=torch.from_numpy(to_crop),
-            head_size=_float(index.head_size[rows]),
+            head_size=_float(index.head_size[rows[kept]]),
             box=_float(box),
             subject=_int(index.subject[sequence]),
             index=_int(place),
@@ -246,10 +247,7 @@ class IndexedPoses(_Indexed):
         if self.source.num_frames(sequence) > 1:
             name = f"{name}#{frame}"
         crop = draw_crop(self.augmentation, rng) if self.augmentation is not None and rng is not None else Crop()
-        sample = self._sample(place, sequence, np.array([frame]), crop, name)
-        for timed in TIMED_KEYS:
-            sample[timed] = sample[timed][0]  # type: ignore[literal-required]
-        return sample
+        return self._sample(place, sequence, np.array([frame]), crop, name, still=True)
 
     def _frame(self, sequence: int, rng: np.random.Generator | None, name: str) -> int:
         if self.source.num_frames(sequence) == 1:

@@ -12,7 +12,7 @@ import pytest
 from marked_media import GREEN, RED, WHITE, centroid, picture, write_picture, write_video
 
 from pyhar.data import frames
-from pyhar.data.decoded import crop_frame, whole_frame
+from pyhar.data.decoded import FrameCrop, whole_frame
 from pyhar.data.frames import check_picture, picture_size, read_crop, read_frames, read_picture
 from pyhar.data.geometry import crop_map, to_crop_pixels
 from pyhar.data.video_reader import VideoReader
@@ -79,6 +79,53 @@ def test_a_jpeg_is_decoded_as_small_as_the_crop_allows(
     np.testing.assert_allclose(centroid(shown), expected, atol=0.06)
     # But for the edge of the picture, which the smaller one rounds up.
     np.testing.assert_allclose(shown[:-4, :-4], warp(rgb, to_pixels, side)[:-4, :-4], atol=12)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+@pytest.mark.parametrize("colours", [0, 1, 2])  # as many as pixels, half as many, a quarter
+def test_a_jpeg_is_decoded_as_far_down_as_the_crop_reaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int, colours: int
+) -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(factor)
+    rough = rng.integers(0, 256, (60, 50, 3), dtype=np.uint8)
+    rgb = cv2.resize(rough, (517, 611), interpolation=cv2.INTER_LINEAR)
+    Image.fromarray(rgb).save(tmp_path / "a.jpg", quality=90, subsampling=colours)
+    used = []
+    decode = cv2.imdecode
+
+    def spy(data: object, flags: int) -> np.ndarray:
+        used.append(decode(data, flags))
+        return used[-1]
+
+    monkeypatch.setattr(frames.cv2, "imdecode", spy)
+    for _ in range(12):
+        left, top, side = *rng.uniform(-80, 500, 2), 32 * factor * rng.uniform(1.05, 1.4)
+        to_pixels = crop((left, top, left + side, top + side), 32, rotation=rng.uniform(-40, 40))
+        shown = read_crop(tmp_path / "a.jpg", "picture", [0], to_pixels, 32)
+        with monkeypatch.context() as changed:
+            changed.setattr(frames.jpeg, "upper_rows", lambda data, header, rows: data)
+            np.testing.assert_array_equal(shown, read_crop(tmp_path / "a.jpg", "picture", [0], to_pixels, 32))
+        part, all_of_it = used[-2:]
+        assert all_of_it.shape[0] == -(-611 // factor)
+        # A turned square reaches down by at most its diagonal, interpolation by two blocks more.
+        lowest = max(top + side / 2 + side * 0.5**0.5, 0) + 4 * factor + 2 + 32
+        assert part.shape[0] <= lowest / factor + 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"progressive": True}, {"restart_marker_rows": 2}, {"restart_marker_blocks": 9}], ids=str
+)
+def test_a_jpeg_that_comes_in_pieces_is_decoded_whole(tmp_path: Path, options: dict[str, int]) -> None:
+    from PIL import Image
+
+    Image.fromarray(picture(200, 200, [(20, 20, WHITE)])).save(tmp_path / "a.jpg", **options)
+    data = (tmp_path / "a.jpg").read_bytes()
+    assert frames.jpeg.upper_rows(data, frames.jpeg.read_header(data), 32) is data
+    assert centroid(read_crop(tmp_path / "a.jpg", "picture", [0], whole(64, 64), 64)[0]) == pytest.approx(
+        (20, 20), abs=0.1
+    )
 
 
 def test_formats_become_rgb(tmp_path: Path) -> None:
@@ -324,7 +371,7 @@ def test_planes_that_are_shrunk_first_give_the_same_colours(
         side = 48 * (block + 0.3)
         to_pixels = crop((left, top, left + side, top + side), 48, rotation=rotation)
         shown, out = warp(whole_rgb, to_pixels, 48), np.full((48, 48, 3), 99, np.uint8)
-        crop_frame(frame, to_pixels, 48, out)
+        FrameCrop(to_pixels, 48).write(frame, out)
         difference = np.abs(out.astype(int) - shown)
         # At the frame's edge, blocks that begin at another pixel reach as far as another pixel.
         there = warp(np.full_like(whole_rgb, 255), to_pixels, 48)[..., 0]
@@ -334,3 +381,16 @@ def test_planes_that_are_shrunk_first_give_the_same_colours(
         assert difference[inside].sum() <= 2 * inside.sum() * 3  # FFmpeg rounds down.
         assert out[outside].max(initial=0) == 0
         assert inside.any() == (left < 900)
+
+
+def test_one_crop_of_frames_of_different_size() -> None:
+    rng = np.random.default_rng(6)
+    to_pixels = crop((40, 30, 140, 130), 32)
+    kept = FrameCrop(to_pixels, 32)
+    for width, height in ((160, 120), (100, 80), (160, 120)):
+        rgb = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")
+        shown, fresh = (np.empty((32, 32, 3), np.uint8) for _ in range(2))
+        kept.write(frame, shown)
+        FrameCrop(to_pixels, 32).write(frame, fresh)
+        np.testing.assert_array_equal(shown, fresh)
