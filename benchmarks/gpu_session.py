@@ -1,10 +1,10 @@
 """Everything that needs a GPU, on a fresh machine, unattended: `python -m benchmarks.gpu_session`.
 
-Installs pyhar, then tests it on the device, times the operators, runs their kernels under the sanitizers and the
-profiler and times calls; each step has its seconds, goes on where another failed, and is skipped, with the reason,
-where the machine lacks what it needs. The folder `--out` gets session.json (what became of each step, written anew
-after each), the output of the steps in a few text files, and the results of the benchmarks. It needs Python alone to
-start, and no network.
+Installs pyhar, then tests it on the device, times the operators, the whole network, streaming and training, runs the
+kernels under the sanitizers and the profiler and times calls; each step has its seconds, goes on where another failed,
+and is skipped, with the reason, where the machine lacks what it needs. The folder `--out` gets session.json (what
+became of each step, written anew after each), the output of the steps in a few text files, and the results of the
+benchmarks. It needs Python alone to start, and no network.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 GPU_BACKENDS = ("cuda", "nvrtc", "triton")
 LEAST_SECONDS = 3.0  # with less left no step is started
 # Of a clip, Triton's other tiles too; compiling with max-autotune would take all the time.
-_UNITS = ("--no-compile", "--tiles", "--seconds", "0.2", "--minutes", "0.4")
+_UNITS = ("--no-compile", "--tiles", "--seconds", "0.2", "--minutes", "0.25")
 
 
 @dataclass
@@ -70,7 +70,7 @@ def machine() -> Record:
 def install() -> Step:
     """The step before all others: what it builds is what they run."""
     pip = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-e", "."]
-    return Step("install", pip, 90)
+    return Step("install", pip, 75)
 
 
 def plan(found: Record, out: Path) -> list[Step]:
@@ -78,18 +78,20 @@ def plan(found: Record, out: Path) -> list[Step]:
     python = sys.executable
     folder = ["--out", str(out)]
     on_gpu = found.get("device", {}).get("type") == "cuda"
-    steps = [
-        Step("info", [python, "-m", "pyhar", "info"], 20),
+    return [
+        Step("info", [python, "-m", "pyhar", "info"], 15),
         *_tests(found, python),
-        Step("acceptance", _ops(python, "acceptance", 70, folder, on_gpu), 85),
+        Step("acceptance", _ops(python, "acceptance", 55, folder, on_gpu), 70),
+        Step("whole network", _whole_network(python, out, on_gpu), 55),
+        Step("streaming", _streaming(python, out, on_gpu), 25),
+        Step("training", [python, "-m", "benchmarks.training", "--presets", "small", "--rounds", "5", *folder], 40),
         *_sanitizers(found, python),
-        Step("call_overhead", [python, "-m", "benchmarks.call_overhead", "--seconds", "6", *folder], 25),
-        Step("network", _ops(python, "network", 25, folder, on_gpu), 45),
-        Step("units", [python, "-m", "benchmarks.units", *_UNITS, *folder], 40),
-        Step("profile", [python, "-m", "benchmarks.profile_ops", "--results", str(out)], 20, "profile.txt"),
-        Step("ncu", _ncu(python, out), 30, "profile.txt", needs_gpu=True, programs=("ncu",)),
+        Step("call_overhead", [python, "-m", "benchmarks.call_overhead", "--seconds", "6", *folder], 20),
+        Step("network", _ops(python, "network", 15, folder, on_gpu), 25),
+        Step("units", [python, "-m", "benchmarks.units", *_UNITS, *folder], 25),
+        Step("profile", [python, "-m", "benchmarks.profile_ops", "--results", str(out)], 15, "profile.txt"),
+        Step("ncu", _ncu(python, out), 20, "profile.txt", needs_gpu=True, programs=("ncu",)),
     ]
-    return steps
 
 
 def _tests(found: Record, python: str) -> Iterable[Step]:
@@ -101,7 +103,7 @@ def _tests(found: Record, python: str) -> Iterable[Step]:
         yield Step(
             f"tests {backend}",
             [*pytest, "-k", backend],
-            110,
+            95,
             "tests.txt",
             needs_gpu=True,
             unless=None if reason is None else f"backend {backend}: {reason}",
@@ -109,13 +111,30 @@ def _tests(found: Record, python: str) -> Iterable[Step]:
             group="tests",
         )
     others = " and ".join(f"not {backend}" for backend in GPU_BACKENDS)
-    yield Step("tests", [*pytest, "-k", others], 110, "tests.txt", environment={"OMP_NUM_THREADS": "2"}, group="tests")
+    yield Step("tests", [*pytest, "-k", others], 95, "tests.txt", environment={"OMP_NUM_THREADS": "2"}, group="tests")
 
 
 def _ops(python: str, suite: str, seconds: float, folder: Sequence[str], on_gpu: bool) -> list[str]:
     quick = [] if on_gpu and suite == "acceptance" else ["--quick"]
     limits = ["--seconds", "2" if on_gpu else "1", "--minutes", f"{seconds / 60:.2f}"]
     return [python, "-m", "benchmarks.ops", "--suite", suite, *quick, *limits, *folder]
+
+
+def _whole_network(python: str, out: Path, on_gpu: bool) -> list[str]:
+    """What is measured is written after each case: the first ones are there if the time is too short for all."""
+    networks = ["penn-release", "ntu"] if on_gpu else ["small"]
+    inputs = ["--input", "clip", "images", "image"] if on_gpu else ["--input", "clip"]
+    dtype = "bfloat16" if on_gpu else "float32"
+    command = [python, "-m", "pyhar", "benchmark", *networks, "--dtype", dtype, *inputs]
+    return [*command, "--seconds", "1", "--output", str(out / "network")]
+
+
+def _streaming(python: str, out: Path, on_gpu: bool) -> list[str]:
+    presets = ["penn-release", "small"] if on_gpu else ["small"]
+    return [
+        *(python, "-m", "benchmarks.streaming", "--presets", *presets),
+        *("--seconds", "3", "--out", str(out / "streaming.json")),
+    ]
 
 
 def _ncu(python: str, out: Path) -> list[str]:
@@ -134,8 +153,8 @@ def _sanitizers(found: Record, python: str) -> Iterable[Step]:
                 sanitizer += ["--report-api-errors", "no"]
             yield Step(
                 f"{tool} {backend}",
-                [*sanitizer, python, "-m", "benchmarks.sanitize", "--backend", backend, "--seconds", "45"],
-                75,
+                [*sanitizer, python, "-m", "benchmarks.sanitize", "--backend", backend, "--seconds", "35"],
+                60,
                 "sanitizer.txt",
                 needs_gpu=True,
                 programs=("compute-sanitizer",),

@@ -38,6 +38,8 @@ class ExportConfig:
     """Side of the crops in pixels; without it, what the network was trained on."""
     clip_frames: Annotated[int | None, tyro.conf.arg(metavar="T")] = None
     """Frames of a clip; without it, what the network was trained on."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of weights and maps; frames and answers are float32 always. ONNX files take float32 or float16."""
     dynamic_batch: bool = True
     """Take batches of any size; if not, of one."""
     device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:N")] = "cpu"
@@ -69,6 +71,7 @@ def export(config: ExportConfig) -> str:
         image_size=config.image_size,
         clip_frames=config.clip_frames,
         batch=None if config.dynamic_batch else 1,
+        dtype=config.dtype,
     )
 
     def listed(shapes: dict[str, tuple[int | str, ...]]) -> str:

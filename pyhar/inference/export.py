@@ -3,6 +3,8 @@
 What is exported is a function of one tensor. `frames` is float32 in [-1, 1], (B, T, 3, H, W) where actions are
 recognised, else (B, 3, H, W); it returns `poses`, those of the last prediction block left, and `action_0`,
 `action_1`..., the probabilities of each classifier. The operators that decode the maps are written out as plain ones.
+In bfloat16 or float16 it is the inference form of the network: weights and maps have that type, while decoding and the
+action part stay float32, as do `frames` and the answers.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from pyhar import __version__, ops
+from pyhar.deploy.network import DTYPES, DeployedParts
 from pyhar.errors import UserError, unknown_name
 from pyhar.files import atomic
 from pyhar.inference.export_formats import FORMATS, Program, Run
 from pyhar.inference.tracking import CROP_MARGIN
 from pyhar.models import ModelMeta, SPNet, SPNetConfig
 
-TOLERANCE = 1e-4
-"""The most that an exported network's answers may differ from the network's; all of them are of the size of 1."""
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+"""The most that an exported network's answers may differ from those of the network in float32; all of them are of the
+size of 1."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class LastAnswers(nn.Module):
     """The network as a function of one tensor: poses of its last block if it has any, then, for clips, the
     probabilities of each classifier; float32."""
 
-    def __init__(self, model: SPNet, names: list[str]) -> None:
+    def __init__(self, model: SPNet | DeployedParts, names: list[str]) -> None:
         super().__init__()
         self.model = model
         self.names = names
@@ -68,6 +72,7 @@ def export_network(
     image_size: int | None = None,
     clip_frames: int | None = None,
     batch: int | None = None,
+    dtype: str = "float32",
 ) -> Exported:
     """Write `model`, of whose answers `meta` tells the meaning, to the file `path`, compare its answers on random
     frames with the network's, and only then put it in place.
@@ -75,13 +80,21 @@ def export_network(
     format: "onnx", "torch" (`torch.export`) or "aoti" (AOTInductor, for the device that the model is on and, of CPUs,
     for this one's kind). pose_block, action_block: where the network is cut, None leaves the task out. stills: poses in
     single pictures, no actions. image_size, clip_frames: those the network is made for, if not given. batch: None takes
-    any. The model itself is left as it is.
-    Raises UserError if a block or the format does not exist, the picture size or the names do not fit, the folder or
-    what the format needs is missing, or the answers differ by more than `TOLERANCE`.
+    any. dtype: of weights and maps, "float32", "bfloat16" or "float16". The model itself is left as it is.
+    Raises UserError if a block, the format or the type does not exist, the format has no such type, the picture size or
+    the names do not fit, the folder or what the format needs is missing, or the answers differ by more than
+    `TOLERANCES` allows.
     """
     if format not in FORMATS:
         raise unknown_name("export format", format, FORMATS)
+    if dtype not in TOLERANCES:
+        raise unknown_name("export type", dtype, TOLERANCES)
     kind, path = FORMATS[format], Path(path)
+    if dtype not in kind.dtypes:
+        raise UserError(
+            f"nothing runs files of format {format} in {dtype} on a CPU: "
+            f"use {' or '.join(kind.dtypes)}, or another format"
+        )
     if path.suffix != kind.suffix:
         raise UserError(f"a file of format {format} is called *{kind.suffix}, not {path.name}")
     if not path.parent.is_dir():
@@ -108,6 +121,9 @@ def export_network(
 
     first: int | str = "batch" if batch is None else batch
     shapes = {name: (first, *answer.shape[1:]) for name, answer in zip(network.names, expected[0], strict=True)}
+    if dtype != "float32":
+        with torch.no_grad():
+            network.model = DeployedParts(network.model, DTYPES[dtype])
     program = Program(
         _trace(network, _random_frames((batch or 2, *shape), device), dynamic=batch is None),
         "frames",
@@ -117,10 +133,10 @@ def export_network(
     with atomic(path) as temporary:
         kind.write(program, temporary)
         difference = _largest_difference(kind.load(temporary), tests, expected)
-        if not difference <= TOLERANCE:
+        if not difference <= TOLERANCES[dtype]:
             raise UserError(
                 f"the exported network's answers differ from the network's by {difference:.1e}, more than "
-                f"{TOLERANCE:g}: nothing was written; try another format or another version of what runs it"
+                f"{TOLERANCES[dtype]:g}: nothing was written; try another format or another version of what runs it"
             )
     return Exported(path, {"frames": (first, *shape)}, shapes, difference)
 

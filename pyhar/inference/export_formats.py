@@ -44,12 +44,13 @@ class Program:
 @dataclass(frozen=True)
 class Format:
     """One kind of file. `why_not` returns None if this machine can write it, else the reason; `load` gives what `write`
-    wrote as a function."""
+    wrote as a function; `dtypes` are what its runtime computes in."""
 
     suffix: str
     why_not: Callable[[], str | None]
     write: Callable[[Program, Path], None]
     load: Callable[[Path], Run]
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
 
 
 def _why_not_onnx() -> str | None:
@@ -103,7 +104,7 @@ def _write_torch(program: Program, path: Path) -> None:
     description = json.dumps(program.description, indent=2, ensure_ascii=False)
     exported = copy.copy(program.exported)
     exported.example_inputs = None  # the frames it was traced with
-    with path.open("wb") as file:
+    with _silence(), path.open("wb") as file:
         torch.export.save(exported, file, extra_files={DESCRIPTION_FILE: description})
 
 
@@ -142,7 +143,8 @@ def _load_aoti(path: Path) -> Run:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without PyTorch's warnings of its own deprecated parts and of packages that nothing here needs."""
+    """Without PyTorch's warnings of its own deprecated parts, of packages that nothing here needs, and of weights that
+    lie in channels_last order."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -155,7 +157,8 @@ def _silence() -> Iterator[None]:
 
 
 FORMATS = {
-    "onnx": Format(".onnx", _why_not_onnx, _write_onnx, _load_onnx),
+    # onnxruntime has no convolution in bfloat16; one in float16 it computes in float32 where a CPU has none.
+    "onnx": Format(".onnx", _why_not_onnx, _write_onnx, _load_onnx, ("float32", "float16")),
     "torch": Format(".pt2", lambda: None, _write_torch, _load_torch),
     "aoti": Format(".pt2", _why_not_aoti, _write_aoti, _load_aoti),
 }

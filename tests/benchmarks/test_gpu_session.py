@@ -95,7 +95,9 @@ def test_the_plan_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     run = [step.name for step in steps if gpu_session.why_skipped(step, GPU) is None]
     sanitizers = [f"{tool} {backend}" for tool in gpu_session.SANITIZERS for backend in ("cuda", "triton")]
     tests = ["tests cuda", "tests triton", "tests"]
-    assert run == ["info", *tests, "acceptance", *sanitizers, "call_overhead", "network", "units", "profile", "ncu"]
+    whole = ["whole network", "streaming", "training"]
+    rest = ["call_overhead", "network", "units", "profile", "ncu"]
+    assert run == ["info", *tests, "acceptance", *whole, *sanitizers, *rest]
     assert {gpu_session.why_skipped(s, GPU) for s in steps if s.name.endswith("nvrtc")} == {"backend nvrtc: no CuPy"}
     together = {s.group: s.seconds for s in steps if s.group}
     alone = sum(s.seconds for s in steps if not s.group)
@@ -107,7 +109,8 @@ def test_the_plan_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_plan_without_a_gpu_keeps_what_a_cpu_can_do(tmp_path: Path) -> None:
     steps = gpu_session.plan(CPU, tmp_path)
     run = [step.name for step in steps if gpu_session.why_skipped(step, CPU) is None]
-    assert run == ["info", "tests", "acceptance", "call_overhead", "network", "units", "profile"]
+    whole = ["whole network", "streaming", "training"]
+    assert run == ["info", "tests", "acceptance", *whole, "call_overhead", "network", "units", "profile"]
 
 
 def test_commands_name_modules_and_options_that_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +127,21 @@ def test_commands_name_modules_and_options_that_exist(tmp_path: Path, capsys: py
             known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
             used = {word for word in step.command[step.command.index(module) :] if word.startswith("--")}
             assert used <= known
-    assert len(seen) == 5
+    assert len(seen) == 7
+
+
+@pytest.mark.parametrize("found", [GPU, CPU], ids=["cuda", "cpu"])
+def test_the_whole_network_is_measured_by_the_command_line(found: dict[str, Any], tmp_path: Path) -> None:
+    import tyro
+
+    from pyhar.benchmark import BenchmarkConfig
+
+    step = next(step for step in gpu_session.plan(found, tmp_path) if step.name == "whole network")
+    assert step.command[1:4] == ["-m", "pyhar", "benchmark"]
+    config = tyro.cli(BenchmarkConfig, args=step.command[4:], config=(tyro.conf.FlagCreatePairsOff,))
+    assert config.output == tmp_path / "network"
+    assert config.dtype == (("bfloat16",) if found is GPU else ("float32",))
+    assert ("ntu" in config.networks) == (found is GPU)
 
 
 def test_the_machine_is_found() -> None:

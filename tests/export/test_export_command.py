@@ -90,6 +90,7 @@ def test_onnx_is_the_format_unless_another_is_asked_for(
         (["-o", "a.onnx", "--pose-block", "2"], r"there is no pose block 2: this network has 2, counted from 0"),
         (["-o", "a.onnx", "--action-block", "-2"], "there is no action block -2: this network has 1"),
         (["-o", "a.onnx", "--device", "tpu"], "unknown device 'tpu'"),
+        (["-o", "a.onnx", "--dtype", "bfloat16"], "format onnx in bfloat16 on a CPU: use float32 or float16"),
         (["-o", "a.onnx", "--pose-block", "none", "--action-block", "none"], "a cut network needs at least one output"),
     ],
 )

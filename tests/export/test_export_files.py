@@ -128,6 +128,28 @@ def test_torch_program(variant: str, tmp_path: Path) -> None:
     assert {operator.namespace for operator in operators} == {"aten"}
 
 
+@pytest.mark.parametrize(("format", "dtype"), [("onnx", "float16"), ("torch", "float16"), ("torch", "bfloat16")])
+def test_half_types(format: str, dtype: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(RELEASE, num_pyramids=1, action_pyramids=(1,), decoupled=True)
+    model = make(config)
+    path = tmp_path / f"model{FORMATS[format].suffix}"
+    done = export_network(model, ModelMeta.default(config), path, format, dtype=dtype)
+    error = 2e-3 if dtype == "float16" else 2e-2
+    assert 0 < done.difference < error
+    frames, expected = inputs_and_answers(model, {}, 4)
+    for found, answer in zip(FORMATS[format].load(path)(frames), expected.values(), strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, answer, rtol=0, atol=error)
+    if format == "onnx":
+        types = [tensor.data_type for tensor in onnx.load(path).graph.initializer]
+        wide, narrow = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+    else:
+        types = [tensor.dtype for tensor in torch.export.load(path).state_dict.values()]
+        wide, narrow = torch.float32, getattr(torch, dtype)
+    assert types.count(narrow) > 10  # the pose part
+    assert types.count(wide) > 10  # norms and the action part
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> tuple[SPNet, Path]:
     """The smallest network that recognises actions: compiling takes half a minute."""

@@ -2,7 +2,8 @@
 
 A test that asks for `backend` runs on every backend this machine can run, one that asks for `compiled_backend` on all
 but the plain one. Where there is no GPU, Triton runs in its interpreter and "cuda" is the CUDA source compiled for the
-host: a test that asks for `shape` gives them its module's SMALL shapes instead of its SHAPES.
+host: a test that asks for `shape` gives them its module's SMALL shapes instead of its SHAPES, and of a test with three
+parameters or more they meet every pair of choices, not every combination.
 """
 
 from __future__ import annotations
@@ -46,6 +47,42 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pairs = [(name, shape) for name in names for shape in (module.SMALL if name in SLOW else module.SHAPES)]
         ids = [f"{name}-{'x'.join(map(str, shape))}" for name, shape in pairs]
         metafunc.parametrize((fixture, "shape"), pairs, ids=ids, indirect=[fixture])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    emulated: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in items:
+        backend = backend_of(item)
+        if item.path.is_relative_to(Path(__file__).parent) and backend in SLOW:
+            emulated.setdefault((item.nodeid.partition("[")[0], backend), []).append(item)
+    kept = {item for cases in emulated.values() for item in pairs_of(cases)}
+    left_out = {item for cases in emulated.values() for item in cases} - kept
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+
+
+def backend_of(item: pytest.Item) -> str | None:
+    """The backend that a test runs on, if it asks for one."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return next((parameters[n] for n in ("backend", "compiled_backend", "unit_backend") if n in parameters), None)
+
+
+def pairs_of(cases: list[Any]) -> list[Any]:
+    """Some of all cases of a test on a backend, which hold every pair of values of its parameters."""
+    values: dict[str, list[int]] = {}  # parameter -> its values, by identity
+    for case in cases:
+        for name, value in case.callspec.params.items():
+            if id(value) not in values.setdefault(name, []):
+                values[name].append(id(value))
+    free = [name for name in values if len(values[name]) > 1]
+    if len(free) < 3:
+        return cases
+    fewest = min(len(values[name]) for name in free)
+
+    def number(case: Any) -> int:
+        return sum(values[name].index(id(case.callspec.params[name])) for name in free)
+
+    return [case for case in cases if number(case) % fewest == 0]
 
 
 @pytest.fixture
@@ -105,8 +142,7 @@ COUNTS = pytest.StashKey[Counter]()
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
     report = yield
-    parameters = getattr(getattr(item, "callspec", None), "params", {})
-    name = next((parameters[n] for n in ("backend", "compiled_backend", "unit_backend") if n in parameters), None)
+    name = backend_of(item)
     if name is not None and report.when == "call":
         item.config.stash[COUNTS][name, report.outcome] += 1
     return report
