@@ -129,6 +129,7 @@ Moments<T> moments(const T* logits, const T* depth, std::int64_t pixels, T beta,
         const std::int64_t end = begin + stretch < pixels ? begin + stretch : pixels;
         Vec<T> sum{}, x{}, y{}, z{};
         each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n) {
+            if constexpr (softmax) prefetch(logits + pixels + i);  // the next plane, whose peak is sought first
             Vec<T> e = load_some<T>(logits + i, n, softmax ? -infinity<T> : T(0));
             if constexpr (softmax) e = exponentials(e);
             sum += e;
