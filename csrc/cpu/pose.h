@@ -84,10 +84,8 @@ void each_group(const Pose<T>& pose, std::int64_t batch_begin, std::int64_t batc
     const double work = work_per_pixel * static_cast<double>(pose.size().pixels());
     const int threads =
         parallel ? useful_threads(work * static_cast<double>((batch_end - batch_begin) * joints), groups) : 1;
-    // Ranges that are worth being handed out, and enough of them to even out the threads' speeds.
-    const double worth = 1e5 / (work * static_cast<double>(together) + 1);
-    const std::int64_t even = groups / (8 * threads);
-    parallel_for(groups, least(even, static_cast<std::int64_t>(worth) + 1), threads, range);
+    // To each its part at once: it finds there in its cache what it wrote, or an operator of PyTorch, which divides alike.
+    parallel_for(groups, (groups + threads - 1) / threads, threads, range);
 }
 
 constexpr double forward_work = 60, backward_work = 100;  // per pixel
