@@ -149,19 +149,23 @@ void* scratch_bytes(std::size_t bytes) {
 void run_ranges(std::int64_t count, std::int64_t grain, int threads, RangeTask task, void* context) {
     if (grain < 1) grain = 1;
     const std::int64_t ranges = (count + grain - 1) / grain;
+    const auto run = [=](std::int64_t i) {
+        task(context, i * grain, (i + 1) * grain < count ? (i + 1) * grain : count);
+    };
 #ifdef _OPENMP
     if (threads > 1 && ranges > 1 && !omp_in_parallel()) {
+        if (ranges <= threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+            for (std::int64_t i = 0; i < ranges; ++i) run(i);
+        } else {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (std::int64_t i = 0; i < ranges; ++i) {
-            task(context, i * grain, (i + 1) * grain < count ? (i + 1) * grain : count);
+            for (std::int64_t i = 0; i < ranges; ++i) run(i);
         }
         return;
     }
 #endif
     (void)threads;
-    for (std::int64_t i = 0; i < ranges; ++i) {
-        task(context, i * grain, (i + 1) * grain < count ? (i + 1) * grain : count);
-    }
+    for (std::int64_t i = 0; i < ranges; ++i) run(i);
 }
 
 }  // namespace pyhar

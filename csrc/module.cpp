@@ -131,11 +131,13 @@ void cpu_forward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar
 
 void cpu_backward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& logits,
                   const pyhar::Map& features, const pyhar::Map& depth, const pyhar::Map& beta, double scale,
-                  const std::array<double, 4>& grid, bool window, Address stats, Address g_xy, Address g_z,
-                  Address g_confidence, const pyhar::Map& g_appearance, const pyhar::Map& g_probs,
+                  const std::array<double, 4>& grid, bool window, Address stats, Address xy, Address z,
+                  const pyhar::Map& probs, Address g_xy, Address g_z, Address g_confidence,
+                  const pyhar::Map& g_appearance, const pyhar::Map& g_probs,
                   const pyhar::Map& d_logits, const pyhar::Map& d_features, const pyhar::Map& d_depth, Address d_beta) {
     const auto p = problem(size, wide, logits, features, depth, beta, scale, grid, window, stats);
     pyhar::Gradients out;
+    out.xy = pointer(xy), out.z = pointer(z), out.probs = probs;
     out.g_xy = pointer(g_xy), out.g_z = pointer(g_z), out.g_confidence = pointer(g_confidence);
     out.g_appearance = g_appearance, out.g_probs = g_probs;
     out.logits = d_logits, out.features = d_features, out.depth = d_depth, out.beta = pointer(d_beta);

@@ -9,9 +9,10 @@ arguments they share: `logits, features, depth_logits, beta, scale, grid, window
     why_unusable() -> str | None                       why this machine cannot run the backend; cheap, keeps its answer
     why_not(logits, features, depth_logits, beta)      why it cannot serve tensors like these (device, types), or None
     softmax_forward(logits, beta, scale, stats, probs)
-    softmax_backward(logits, beta, scale, stats, g_probs, d_logits, d_beta)
+    softmax_backward(logits, beta, scale, stats, probs, g_probs, d_logits, d_beta)
     decode_forward(..., xy, z, confidence, appearance)
-    decode_backward(..., g_xy, g_z, g_confidence, g_appearance, d_logits, d_features, d_depth_logits, d_beta)
+    decode_backward(..., xy, z, g_xy, g_z, g_confidence, g_appearance,
+                    d_logits, d_features, d_depth_logits, d_beta)
 
 Inputs, any strides, storage float16, bfloat16, float32 or float64, each tensor its own:
 
@@ -30,8 +31,9 @@ The computing type T is float64 where H, F or D is, else float32. In T, contiguo
 appearance (B, J, C), contiguous, in the type of F, or None exactly where F is; probs like H, any strides.
 
 Backward: upstream gradients have the shape and type of their output, contiguous except g_probs (any strides); each is
-None where nothing flows. The forward's stats come back as they were. Gradients d_* are like their inputs (shape and
-type, any strides) or None where not needed; d_beta is (B, J) in T, one value per plane. What is not None is written
+None where nothing flows. The forward's stats, probs, and, where g_xy and g_z are not None, xy and z come back as they
+were: a backend may take from them what it would else compute anew (below). Gradients d_* are like their inputs (shape
+and type, any strides) or None where not needed; d_beta is (B, J) in T, one value per plane. What is not None is written
 whole, so that memory may come uninitialised.
 
 Numbers (t = H - m, in T):
@@ -39,6 +41,8 @@ Numbers (t = H - m, in T):
 - a pixel with t = -inf is masked: e = 0 whatever beta is, and it adds nothing to d_beta. A plane wholly masked gives
   NaN (r = 1/0, 0*inf), a plane with a NaN gives NaN; other planes are as if it were not there
 - s = g_x*gx + g_y*gy + g_z*sigmoid(D) + sum_c g_appearance[c]*F[c] + g_confidence's share, dL/dh of a pixel
+- sum h*s = g_x*x + g_y*y + g_z*z + sum_c g_appearance[c]*appearance[c] + g_confidence*confidence; with probs of a half
+  type, though, h is better taken from the logits
 - with softmax: q = h*(s - sum h*s), d_logits = beta*q, d_beta = sum t*q; without: d_logits = s
 - d_depth_logits = g_z*h*d*(1-d), d = sigmoid(D); d_features[c] = sum_j g_appearance[j,c]*h[j]
 - confidence "max": largest h; its gradient is shared equally by the pixels whose e (h without softmax) equals the

@@ -94,6 +94,7 @@ def softmax_backward(
     beta: Tensor | None,
     scale: float,
     stats: Tensor,
+    probs: Tensor,
     g_probs: Tensor | None,
     d_logits: Tensor | None,
     d_beta: Tensor | None,
@@ -102,7 +103,7 @@ def softmax_backward(
     shared = _shared(logits, None, None, beta, scale, _NO_GRID, False, stats)
     if shared is not None:
         gradients = (as_map(d_logits), None, None, _address(d_beta))
-        entry("cpu_backward")(*shared, 0, 0, 0, None, as_map(g_probs), *gradients)
+        entry("cpu_backward")(*shared, 0, 0, as_map(probs), 0, 0, 0, None, as_map(g_probs), *gradients)
 
 
 def decode_forward(
@@ -134,6 +135,8 @@ def decode_backward(
     grid: Grid,
     window: bool,
     stats: Tensor | None,
+    xy: Tensor | None,
+    z: Tensor | None,
     g_xy: Tensor | None,
     g_z: Tensor | None,
     g_confidence: Tensor | None,
@@ -148,4 +151,4 @@ def decode_backward(
     if shared is not None:
         upstream = (_address(g_xy), _address(g_z), _address(g_confidence), as_map(g_appearance), None)
         gradients = (as_map(d_logits), as_map(d_features), as_map(d_depth_logits), _address(d_beta))
-        entry("cpu_backward")(*shared, *upstream, *gradients)
+        entry("cpu_backward")(*shared, _address(xy), _address(z), None, *upstream, *gradients)

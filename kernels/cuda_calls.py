@@ -76,8 +76,8 @@ def calls(run: Runner, exact: bool) -> Calls:
         serve(False, tensors, scale, NO_GRID, False)
 
     def softmax_backward(
-        logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, g_probs: Tensor | None,
-        d_logits: Tensor | None, d_beta: Tensor | None,
+        logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, probs: Tensor,
+        g_probs: Tensor | None, d_logits: Tensor | None, d_beta: Tensor | None,
     ) -> None:  # fmt: skip
         tensors = (logits, None, None, beta, stats, *(None,) * 5, g_probs, *(None,) * 4, d_logits, None, None, d_beta)
         serve(True, tensors, scale, NO_GRID, False)
@@ -92,9 +92,9 @@ def calls(run: Runner, exact: bool) -> Calls:
 
     def decode_backward(
         logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None, scale: float,
-        grid: Grid, window: bool, stats: Tensor | None, g_xy: Tensor | None, g_z: Tensor | None,
-        g_confidence: Tensor | None, g_appearance: Tensor | None, d_logits: Tensor | None, d_features: Tensor | None,
-        d_depth_logits: Tensor | None, d_beta: Tensor | None,
+        grid: Grid, window: bool, stats: Tensor | None, xy: Tensor | None, z: Tensor | None, g_xy: Tensor | None,
+        g_z: Tensor | None, g_confidence: Tensor | None, g_appearance: Tensor | None, d_logits: Tensor | None,
+        d_features: Tensor | None, d_depth_logits: Tensor | None, d_beta: Tensor | None,
     ) -> None:  # fmt: skip
         if d_features is not None and g_appearance is None:
             d_features.zero_()

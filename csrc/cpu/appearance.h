@@ -151,9 +151,13 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
                        T* own = logits.planar() ? nullptr : scratch<T>(count * step);
                        const Block<const T> h = logits.read(j, count, 0, pixels, own, step);
                        for (std::int64_t k = 0; k < count; ++k) {
-                           const T m = pose.softmax() ? pose.stats(b, j + k)[0] : T(0);
-                           exponentials_of_plane<T>(h.rows + k * h.step, pixels, pose.softmax(), pose.beta(b, j + k), m,
-                                                    e + (j + k) * step);
+                           const T* row = h.rows + k * h.step;
+                           T* to = e + (j + k) * step;
+                           if (pose.softmax()) {
+                               exponentials_of_plane<T>(row, pixels, pose.beta(b, j + k), pose.stats(b, j + k)[0], to);
+                           } else {
+                               std::memcpy(to, row, static_cast<std::size_t>(pixels) * sizeof(T));
+                           }
                        }
                    });
         const Features<T> features(problem.features, b, size.rows, size.columns, by_pixel);

@@ -35,21 +35,26 @@ template <class T>
 PYHAR_INLINE Vec<T> exp2_nonpositive(Vec<T> u) {
     using E = Exponential<T>;
     constexpr int last = static_cast<int>(sizeof(E::c) / sizeof(T)) - 1;
-    u = larger<T>(splat<T>(E::lowest), u);
-    const Vec<T> shifted = u + splat<T>(E::shift);
-    const Vec<T> n = shifted - splat<T>(E::shift);
-    const Vec<T> f = u - n;
-    Vec<T> p = splat<T>(E::c[last]);
-    PYHAR_UNROLL
-    for (int i = last - 1; i >= 0; --i) p = p * f + splat<T>(E::c[i]);
-    p = p * f + splat<T>(T(1));
+    const auto power = [](Vec<T> f) PYHAR_LAMBDA_INLINE {
+        Vec<T> p = splat<T>(E::c[last]);
+        PYHAR_UNROLL
+        for (int i = last - 1; i >= 0; --i) p = p * f + splat<T>(E::c[i]);
+        return p * f + splat<T>(T(1));
+    };
 #ifdef PYHAR_AVX512
+    // The instructions have infinities right: what reduce leaves of one is 0.
+    constexpr int nearest = 0;
     if constexpr (sizeof(T) == 4) {
-        return _mm512_scalef_ps(p, n);
+        const Vec<T> f = _mm512_reduce_ps(u, nearest);
+        return _mm512_scalef_ps(power(f), u - f);
     } else {
-        return _mm512_scalef_pd(p, n);
+        const Vec<T> f = _mm512_reduce_pd(u, nearest);
+        return _mm512_scalef_pd(power(f), u - f);
     }
 #else
+    u = larger<T>(splat<T>(E::lowest), u);
+    const Vec<T> shifted = u + splat<T>(E::shift);
+    const Vec<T> p = power(u - (shifted - splat<T>(E::shift)));
     // 2^n in two factors, either of which is a normal number.
     using Integer = typename Simd<T>::Integer;
     const IVec<T> whole = bits<T>(shifted) - bits<T>(splat<T>(E::shift));

@@ -20,7 +20,8 @@ inline int max_threads() {
 
 using RangeTask = void (*)(void* context, std::int64_t begin, std::int64_t end);
 
-// Calls task(context, begin, end) on ranges of at most `grain` that make up [0, count), by up to `threads` threads.
+// Calls task(context, begin, end) on ranges of at most `grain` that make up [0, count), by up to `threads` threads. Where
+// there are no more ranges than threads, each thread has the same range whenever it is called so.
 // Compiled once for the plain instruction set, so that no outlined OpenMP body needs another one.
 void run_ranges(std::int64_t count, std::int64_t grain, int threads, RangeTask task, void* context);
 

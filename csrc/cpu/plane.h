@@ -106,18 +106,13 @@ struct Exponentials {
     }
 };
 
-// The exponentials of a plane, 0 in the lanes after the last pixel; without softmax the plane itself.
+// The exponentials of a plane, 0 in the lanes after the last pixel.
 template <class T>
-void exponentials_of_plane(const T* logits, std::int64_t pixels, bool softmax, T beta, T m, T* e) {
+void exponentials_of_plane(const T* logits, std::int64_t pixels, T beta, T m, T* e) {
     const Exponentials<T> exponentials(beta, m);
-    if (softmax) {
-        each_vector<T>(0, pixels, [&](std::int64_t i, std::int64_t n) {
-            store<T>(e + i, exponentials(load_some<T>(logits + i, n, -infinity<T>)));
-        });
-    } else {
-        each_vector<T>(0, pixels,
-                       [&](std::int64_t i, std::int64_t n) { store<T>(e + i, load_some<T>(logits + i, n, T(0))); });
-    }
+    each_vector<T>(0, pixels, [&](std::int64_t i, std::int64_t n) {
+        store<T>(e + i, exponentials(load_some<T>(logits + i, n, -infinity<T>)));
+    });
 }
 
 // Sums over a plane of e, e*gx, e*gy and e*sigmoid(depth), e being the probabilities themselves without softmax.
@@ -134,6 +129,7 @@ Moments<T> moments(const T* logits, const T* depth, std::int64_t pixels, T beta,
         const std::int64_t end = begin + stretch < pixels ? begin + stretch : pixels;
         Vec<T> sum{}, x{}, y{}, z{};
         each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n) {
+            if constexpr (softmax) prefetch(logits + pixels + i);  // the next plane, whose peak is sought first
             Vec<T> e = load_some<T>(logits + i, n, softmax ? -infinity<T> : T(0));
             if constexpr (softmax) e = exponentials(e);
             sum += e;
@@ -206,9 +202,9 @@ T largest_window(const T* h, std::int64_t rows, std::int64_t columns) {
     return largest_lane<T>(best);
 }
 
-// Adds `gradient` in equal shares to the pixels of the windows of largest sum; returns that sum.
+// Adds `gradient` in equal shares to the pixels of the windows of largest sum.
 template <class T>
-T share_among_windows(const T* h, std::int64_t rows, std::int64_t columns, T gradient, T* s) {
+void share_among_windows(const T* h, std::int64_t rows, std::int64_t columns, T gradient, T* s) {
     const T best = largest_window<T>(h, rows, columns);
     const Vec<T> number = lane_numbers<T>();
     const auto each_best = [&](const auto& visit) {
@@ -225,7 +221,7 @@ T share_among_windows(const T* h, std::int64_t rows, std::int64_t columns, T gra
     };
     std::int64_t ties = 0;
     each_best([&](std::int64_t) { ++ties; });
-    if (ties == 0) return best;  // a NaN
+    if (ties == 0) return;  // a NaN
     const T share = gradient / static_cast<T>(ties);
     each_best([&](std::int64_t p) {
         s[p] += share;
@@ -233,7 +229,6 @@ T share_among_windows(const T* h, std::int64_t rows, std::int64_t columns, T gra
         if (columns > 1) s[p + 1] += share;
         if (rows > 1 && columns > 1) s[p + columns + 1] += share;
     });
-    return best;
 }
 
 // Numbers in working memory for a plane: windows look one pixel and one vector past the end.
@@ -242,129 +237,136 @@ constexpr std::int64_t plane_memory(std::int64_t pixels) {
     return round_up<T>(pixels) + 2 * lanes<T>;
 }
 
-// The gradient of one plane. `s` starts as what appearance or probability maps add to it, or as nothing.
+// The gradient of one plane.
 template <class T>
 struct PlaneGradient {
     std::int64_t rows, columns;
     bool softmax, window;
     Grid<T> grid;
     // In:
-    const T* logits;  // needed where e is not given, or d_beta is wanted
+    const T* logits;  // needed where e is null, or d_beta is wanted
     const T* depth;   // null where no gradient comes through the depth
-    bool e_given;     // e holds exp(beta * (logits - m)), or the probabilities, already
-    bool s_given;     // s holds terms already
-    T beta, m, r;     // r = 1 without softmax
+    const T* e;       // exp(beta * (logits - m)), or the probabilities; null: to be computed
+    const T* s;       // terms of s from appearance or probability maps, or null
+    T beta, m, r;     // the probabilities are e * r
+    bool placed, confident;  // whether gradients come through the coordinates, and through the confidence
     T g_x, g_y, g_z, g_confidence;
-    bool confident;  // a gradient comes through the confidence
-    // Working memory, plane_memory(pixels) numbers each; e is 0 in the lanes after the last pixel:
-    T *e, *s, *h;  // h only where window
+    // Sums over the plane of h times what g_x, g_y and g_z are multiplied by, and of h*s; 0 without softmax. Differences
+    // from them, not of large sums: where h is all in one pixel, the gradient must not be what rounding leaves.
+    T x, y, z, s_mean;
+    // Working memory, plane_memory(pixels) numbers each; s_own and h only where window:
+    T *e_own, *s_own, *h;
     // Out, null where not wanted; d_logits may lie over logits and d_depth over depth:
     T *d_logits, *d_depth, *d_beta;
 };
 
-template <class T, bool compute_e, bool s_given, bool deep>
-void gather_terms(const PlaneGradient<T>& g, T& dot, T& ties, T peak) {
-    const std::int64_t pixels = g.rows * g.columns;
-    const Exponentials<T> exponentials(g.beta, g.m);
-    const Vec<T> g_x = splat<T>(g.g_x), g_y = splat<T>(g.g_y), g_z = splat<T>(g.g_z), scaled = splat<T>(g.g_z * g.r);
-    const Vec<T> top = splat<T>(peak);
-    dot = ties = T(0);
-    for (std::int64_t begin = 0; begin < pixels; begin += stretch) {
-        const std::int64_t end = begin + stretch < pixels ? begin + stretch : pixels;
-        Vec<T> sum{}, count{};
-        each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n) {
-            Vec<T> e;
-            if constexpr (compute_e) {
-                e = exponentials(load_some<T>(g.logits + i, n, -infinity<T>));
-                store<T>(g.e + i, e);
-            } else {
-                e = load_some<T>(g.e + i, n, T(0));
-            }
-            Vec<T> s = g_x * load<T>(g.grid.x + i) + g_y * load<T>(g.grid.y + i);
-            if constexpr (s_given) s += load_some<T>(g.s + i, n, T(0));
-            if constexpr (deep) {
-                const Sigmoid<T> d = sigmoid<T>(load_some<T>(g.depth + i, n, T(0)));
-                s += g_z * d.value;
-                if (g.d_depth != nullptr) store_some<T>(g.d_depth + i, scaled * e * d.slope, n);
-            }
-            store<T>(g.s + i, s);
-            sum += e * s;
-            count += e == top ? splat<T>(1) : Vec<T>{};
-        });
-        dot += sum_lanes<T>(sum);
-        ties += sum_lanes<T>(count);
-    }
-}
-
-// Pixels whose value is `peak`.
+// Sum of a*b over a plane.
 template <class T>
-T count_equal(const T* values, std::int64_t pixels, T peak) {
-    Vec<T> count{};
-    each_vector<T>(0, pixels, [&](std::int64_t i, std::int64_t n) {
-        count += load_some<T>(values + i, n, -infinity<T>) == splat<T>(peak) ? splat<T>(1) : Vec<T>{};
-    });
-    return sum_lanes<T>(count);
-}
-
-template <class T>
-void plane_backward(const PlaneGradient<T>& g) {
-    const std::int64_t pixels = g.rows * g.columns;
-    const bool peaked = g.confident && !g.window;
-    // With softmax the largest e is exp(0).
-    const T peak = !peaked ? T(0) : g.softmax ? T(1) : largest<T>(g.e, pixels);
-    T dot, ties;
-    const auto gather = [&](auto compute_e, auto s_given) {
-        if (g.depth != nullptr) {
-            gather_terms<T, decltype(compute_e)::value, decltype(s_given)::value, true>(g, dot, ties, peak);
-        } else {
-            gather_terms<T, decltype(compute_e)::value, decltype(s_given)::value, false>(g, dot, ties, peak);
-        }
-    };
-    if (g.e_given) {
-        g.s_given ? gather(std::false_type{}, std::true_type{}) : gather(std::false_type{}, std::false_type{});
-    } else {
-        g.s_given ? gather(std::true_type{}, std::true_type{}) : gather(std::true_type{}, std::false_type{});
-    }
-    if (peaked && !g.softmax) ties = count_equal<T>(g.e, pixels, peak);
-    dot *= g.r;  // sum of h*s
-    T share = T(0);
-    if (g.confident) {
-        if (g.window) {
-            const Vec<T> r = splat<T>(g.r);
-            each_vector<T>(0, pixels, [&](std::int64_t i, std::int64_t) { store<T>(g.h + i, load<T>(g.e + i) * r); });
-            dot += g.g_confidence * share_among_windows<T>(g.h, g.rows, g.columns, g.g_confidence, g.s);
-        } else {
-            // Without a tie the plane has a NaN, and dot says so.
-            share = ties > T(0) ? g.g_confidence / ties : T(0);
-            dot += g.g_confidence * (peak * g.r);
-        }
-    }
-    if (g.d_logits == nullptr && g.d_beta == nullptr) return;
-    const Vec<T> r = splat<T>(g.r), beta = splat<T>(g.beta), mean = splat<T>(dot), extra = splat<T>(share);
-    const Vec<T> top = splat<T>(peak);
-    const Exponentials<T> exponentials(g.beta, g.m);
-    T d_beta = T(0);
+T dot(const T* a, const T* b, std::int64_t pixels) {
+    T total = T(0);
     for (std::int64_t begin = 0; begin < pixels; begin += stretch) {
         const std::int64_t end = begin + stretch < pixels ? begin + stretch : pixels;
         Vec<T> sum{};
         each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n) {
-            const Vec<T> e = load<T>(g.e + i);
-            Vec<T> s = load<T>(g.s + i);
-            if (peaked) s += e == top ? extra : Vec<T>{};
-            if (g.softmax) {
-                const Vec<T> q = e * r * (s - mean);
-                if (g.d_beta != nullptr) {
-                    const Vec<T> t = exponentials.below(load_some<T>(g.logits + i, n, T(0)));
-                    sum += e == Vec<T>{} ? Vec<T>{} : t * q;  // a pixel without weight may be masked: t infinite
-                }
-                if (g.d_logits != nullptr) store_some<T>(g.d_logits + i, beta * q, n);
-            } else if (g.d_logits != nullptr) {
-                store_some<T>(g.d_logits + i, s, n);
+            sum += load_some<T>(a + i, n, T(0)) * load_some<T>(b + i, n, T(0));
+        });
+        total += sum_lanes<T>(sum);
+    }
+    return total;
+}
+
+// The gradients of a plane whose sums are known.
+template <class T, bool compute_e, bool deep>
+void write_gradients(const PlaneGradient<T>& given) {
+    const PlaneGradient<T> g = given;  // in registers: for all the compiler knows, what is stored may lie over `given`
+    const std::int64_t pixels = g.rows * g.columns;
+    const bool peaked = g.confident && !g.window;
+    // With softmax the largest e is exp(0).
+    const T peak = !peaked ? T(0) : g.softmax ? T(1) : largest<T>(g.e, pixels);
+    const Exponentials<T> exponentials(g.beta, g.m);
+    const Vec<T> g_x = splat<T>(g.g_x), g_y = splat<T>(g.g_y), g_z = splat<T>(g.g_z), scaled = splat<T>(g.g_z * g.r);
+    const Vec<T> x = splat<T>(g.x), y = splat<T>(g.y), z = splat<T>(g.z), s_mean = splat<T>(g.s_mean);
+    const Vec<T> least = splat<T>(peaked && g.softmax ? -g.g_confidence * g.r : T(0));  // where there is no peak
+    const Vec<T> r = splat<T>(g.r), rate = splat<T>(g.beta * g.r);
+    const Vec<T> top = splat<T>(peak);
+    const bool weighted = g.softmax || deep || peaked;  // without, the gradient does not depend on the maps
+    const T beyond = g.softmax ? T(0) : -infinity<T>;  // no peak
+    std::int64_t first = pixels, last = 0;             // vectors with a peak
+    T ties = T(0), d_beta = T(0), t_of_peaks = T(0);
+    for (std::int64_t begin = 0; begin < pixels; begin += stretch) {
+        const std::int64_t end = begin + stretch < pixels ? begin + stretch : pixels;
+        Vec<T> sum{};
+        each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n) {
+            Vec<T> logits{}, e{};
+            if (compute_e || g.d_beta != nullptr) logits = load_some<T>(g.logits + i, n, -infinity<T>);
+            if constexpr (compute_e) {
+                e = exponentials(logits);
+            } else if (weighted) {
+                e = load_some<T>(g.e + i, n, beyond);
             }
+            Vec<T> s = least;
+            if (g.s != nullptr) s += load_some<T>(g.s + i, n, T(0)) - s_mean;
+            if (g.placed) {
+                s += g_x * (load<T>(g.grid.x + i) - x);
+                s += g_y * (load<T>(g.grid.y + i) - y);
+            }
+            if constexpr (deep) {
+                const Sigmoid<T> d = sigmoid<T>(load_some<T>(g.depth + i, n, T(0)));
+                s += g_z * (d.value - z);
+                if (g.d_depth != nullptr) store_some<T>(g.d_depth + i, scaled * e * d.slope, n);
+            }
+            if (g.d_beta != nullptr) {
+                const Vec<T> tq = exponentials.below(logits) * (e * r * s);
+                sum += e == Vec<T>{} ? Vec<T>{} : tq;  // a pixel without weight may be masked: t infinite
+            }
+            if (peaked) {
+                store<T>(g.e_own + i, e);
+                if (any_equal<T>(e, top)) {
+                    first = first < i ? first : i, last = i;
+                    ties += sum_lanes<T>(e == top ? splat<T>(1) : Vec<T>{});
+                    if (g.d_beta != nullptr) {
+                        t_of_peaks += sum_lanes<T>(e == top ? exponentials.below(logits) : Vec<T>{});
+                    }
+                }
+            }
+            if (g.d_logits != nullptr) store_some<T>(g.d_logits + i, g.softmax ? rate * e * s : s, n);
         });
         d_beta += sum_lanes<T>(sum);
     }
-    if (g.d_beta != nullptr) *g.d_beta = d_beta;
+    // Without a tie the plane has a NaN, and r says so.
+    const T share = ties > T(0) ? g.g_confidence / ties : T(0);
+    if (g.d_beta != nullptr) *g.d_beta = d_beta + (peaked ? t_of_peaks * g.r * share : T(0));
+    if (!peaked || g.d_logits == nullptr) return;
+    const Vec<T> extra = splat<T>(g.softmax ? g.beta * g.r * share : share);
+    each_vector<T>(first, last + lanes<T> < pixels ? last + lanes<T> : pixels, [&](std::int64_t i, std::int64_t n) {
+        const Vec<T> more = load<T>(g.e_own + i) == top ? extra : Vec<T>{};
+        store_some<T>(g.d_logits + i, load_some<T>(g.d_logits + i, n, T(0)) + more, n);
+    });
+}
+
+template <class T>
+void plane_backward(PlaneGradient<T> g) {
+    const std::int64_t pixels = g.rows * g.columns;
+    const bool windowed = g.confident && g.window;
+    if (g.e == nullptr && (g.s != nullptr || windowed)) {
+        exponentials_of_plane<T>(g.logits, pixels, g.beta, g.m, g.e_own);
+        g.e = g.e_own;
+    }
+    if (windowed) {
+        const Vec<T> r = splat<T>(g.r);
+        each_vector<T>(0, pixels, [&](std::int64_t i, std::int64_t n) {
+            store<T>(g.h + i, load_some<T>(g.e + i, n, T(0)) * r);
+            store<T>(g.s_own + i, g.s != nullptr ? load_some<T>(g.s + i, n, T(0)) : Vec<T>{});
+        });
+        share_among_windows<T>(g.h, g.rows, g.columns, g.g_confidence, g.s_own);
+        g.s = g.s_own;
+    }
+    if (g.softmax && g.s != nullptr) g.s_mean = g.r * dot<T>(g.e, g.s, pixels);
+    const auto write = [&](auto compute_e) {
+        constexpr bool c = decltype(compute_e)::value;
+        g.depth != nullptr ? write_gradients<T, c, true>(g) : write_gradients<T, c, false>(g);
+    };
+    g.e == nullptr ? write(std::true_type{}) : write(std::false_type{});
 }
 
 }  // namespace PYHAR_ISA

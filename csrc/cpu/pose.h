@@ -53,10 +53,11 @@ public:
         return map ? Image<T>(map, b, size_.rows, size_.columns) : Image<T>();
     }
 
-    // Joints whose planes are taken together: one where they lie in memory as they are computed with; where their
-    // numbers alternate, as many as fit the second-level cache, since others' numbers come in the same cache lines.
+    // Joints whose planes are taken together. Where they lie in memory as they are computed with, one, or as many small
+    // ones as make what is done once for all of them worth it; where their numbers alternate, as many as fit the
+    // second-level cache, since others' numbers come in the same cache lines.
     std::int64_t together(bool planar) const {
-        if (planar) return 1;
+        if (planar) return least(1 + 1024 / size_.pixels(), size_.joints);
         const std::int64_t fit = (std::int64_t{1} << 18) / (size_.pixels() * static_cast<std::int64_t>(sizeof(T)));
         return least(fit < 1 ? 1 : fit > 64 ? 64 : fit, size_.joints);
     }
@@ -83,10 +84,8 @@ void each_group(const Pose<T>& pose, std::int64_t batch_begin, std::int64_t batc
     const double work = work_per_pixel * static_cast<double>(pose.size().pixels());
     const int threads =
         parallel ? useful_threads(work * static_cast<double>((batch_end - batch_begin) * joints), groups) : 1;
-    // Ranges that are worth being handed out, and enough of them to even out the threads' speeds.
-    const double worth = 1e5 / (work * static_cast<double>(together) + 1);
-    const std::int64_t even = groups / (8 * threads);
-    parallel_for(groups, least(even, static_cast<std::int64_t>(worth) + 1), threads, range);
+    // To each its part at once: it finds there in its cache what it wrote, or an operator of PyTorch, which divides alike.
+    parallel_for(groups, (groups + threads - 1) / threads, threads, range);
 }
 
 constexpr double forward_work = 60, backward_work = 100;  // per pixel
@@ -159,25 +158,29 @@ void planes_forward(const Pose<T>& pose, const ForwardOutputs& out, std::int64_t
 }
 
 // Planes j .. j + count of image b, backward. `e` and `s`, if not null, hold exp(beta * (logits - m)) and the
-// appearance's part of s of each, `step` apart in plane_memory.
+// appearance's part of s of each, `given_step` apart in plane_memory.
 template <class T>
 void planes_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, std::int64_t j, std::int64_t count,
-                     T* e, T* s, std::int64_t given_step) {
+                     const T* e, const T* s, std::int64_t given_step) {
     const Problem& problem = pose.problem();
     const std::int64_t pixels = pose.size().pixels(), step = plane_memory<T>(pixels);
     Frame frame;
     const Image<T> logits = pose.image(problem.logits, b), depth = pose.image(problem.depth, b);
-    const Image<T> g_probs = pose.image(out.g_probs, b);
+    const Image<T> g_probs = pose.image(out.g_probs, b), probs = pose.image(out.probs, b);
     const Image<T> d_logits = pose.image(out.logits, b), d_depth = pose.image(out.depth, b);
-    const bool need_logits = e == nullptr || out.beta != nullptr;
+    const bool from_probs = probs && out.probs.type == type_of<T>;  // of another type they are rounded
+    const bool need_logits = (e == nullptr && !from_probs) || out.beta != nullptr;
     const bool deep = out.g_z != nullptr;
     const auto own = [&](std::int64_t rows) { return scratch<T>(rows * step); };
     // Planes that have to be copied are overwritten by their gradients: half the memory stays longer in the cache.
     T* h_own = need_logits && !logits.planar() ? own(count) : nullptr;
     T* d_own = deep && !depth.planar() ? own(count) : nullptr;
-    Block<const T> h{nullptr, 0}, d{nullptr, 0};
+    Block<const T> h{nullptr, 0}, d{nullptr, 0}, weights{e, given_step}, terms{s, given_step};
     if (need_logits) h = logits.read(j, count, 0, pixels, h_own, step);
     if (deep) d = depth.read(j, count, 0, pixels, d_own, step);
+    if (from_probs) weights = probs.read(j, count, 0, pixels, probs.planar() ? nullptr : own(count), step);
+    if (g_probs) terms = g_probs.read(j, count, 0, pixels, g_probs.planar() ? nullptr : own(count), step);
+    if (weights.rows == nullptr && !pose.softmax()) weights = h;
     const auto output = [&](const Image<T>& image, T* copy) {
         if (!image) return Block<T>{nullptr, 0};
         if (!image.planar()) return Block<T>{copy != nullptr ? copy : own(count), step};
@@ -185,41 +188,30 @@ void planes_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, 
         return Block<T>{all.rows + j * all.step, all.step};
     };
     const Block<T> to_logits = output(d_logits, h_own), to_depth = output(d_depth, d_own);
-    Block<T> upstream{s, given_step};
-    if (g_probs) {
-        upstream = {own(count), step};
-        g_probs.load(j, count, 0, pixels, upstream.rows, step);
-    }
-    T* e_own = e == nullptr ? own(1) : nullptr;
-    T* s_own = upstream.rows == nullptr ? own(1) : nullptr;
-    T* window_memory = out.g_confidence != nullptr && problem.window ? own(1) : nullptr;
+    const bool windowed = out.g_confidence != nullptr && problem.window;
+    T* e_own = own(1);
+    T *s_own = windowed ? own(1) : nullptr, *window_memory = windowed ? own(1) : nullptr;
     for (std::int64_t k = 0; k < count; ++k) {
         const std::int64_t plane = b * pose.size().joints + j + k;
-        const auto value = [&](void* values, std::int64_t i) {
-            return values == nullptr ? T(0) : static_cast<T*>(values)[i];
+        const auto value = [&](const void* values, std::int64_t i) {
+            return values == nullptr ? T(0) : static_cast<const T*>(values)[i];
         };
+        const auto row = [k](const auto& all) { return all.rows == nullptr ? nullptr : all.rows + k * all.step; };
         PlaneGradient<T> g{};
         g.rows = pose.size().rows, g.columns = pose.size().columns;
         g.softmax = pose.softmax(), g.window = problem.window;
         g.grid = pose.grid();
-        g.logits = h.rows == nullptr ? nullptr : h.rows + k * h.step;
-        g.depth = deep ? d.rows + k * d.step : nullptr;
-        g.s_given = upstream.rows != nullptr;
+        g.logits = row(h), g.depth = row(d), g.e = row(weights), g.s = row(terms);
         g.beta = pose.beta(b, j + k);
         g.m = g.softmax ? pose.stats(b, j + k)[0] : T(0);
-        g.r = g.softmax ? pose.stats(b, j + k)[1] : T(1);
+        g.r = g.softmax && !from_probs ? pose.stats(b, j + k)[1] : T(1);
+        g.placed = out.g_xy != nullptr, g.confident = out.g_confidence != nullptr;
         g.g_x = value(out.g_xy, 2 * plane), g.g_y = value(out.g_xy, 2 * plane + 1);
         g.g_z = value(out.g_z, plane), g.g_confidence = value(out.g_confidence, plane);
-        g.confident = out.g_confidence != nullptr;
-        g.e_given = e != nullptr || !g.softmax;
-        g.e = e != nullptr ? e + k * given_step : e_own;
-        if (e == nullptr && !g.softmax) {
-            exponentials_of_plane<T>(g.logits, pixels, false, g.beta, g.m, g.e);
-        }
-        g.s = upstream.rows != nullptr ? upstream.rows + k * upstream.step : s_own;
-        g.h = window_memory;
-        g.d_logits = to_logits.rows == nullptr ? nullptr : to_logits.rows + k * to_logits.step;
-        g.d_depth = to_depth.rows == nullptr ? nullptr : to_depth.rows + k * to_depth.step;
+        if (g.softmax && g.placed) g.x = value(out.xy, 2 * plane), g.y = value(out.xy, 2 * plane + 1);
+        if (g.softmax && deep) g.z = value(out.z, plane);
+        g.e_own = e_own, g.s_own = s_own, g.h = window_memory;
+        g.d_logits = row(to_logits), g.d_depth = row(to_depth);
         g.d_beta = out.beta == nullptr ? nullptr : static_cast<T*>(out.beta) + plane;
         if (g.d_depth != nullptr && !deep) {
             for (std::int64_t i = 0; i < pixels; ++i) g.d_depth[i] = T(0);

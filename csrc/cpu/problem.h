@@ -46,6 +46,9 @@ struct ForwardOutputs {
 };
 
 struct Gradients {
+    // What forward has given, with a gradient from above.
+    void *xy = nullptr, *z = nullptr;
+    Map probs;
     // From above, in the computing type, save those that are maps.
     void *g_xy = nullptr, *g_z = nullptr, *g_confidence = nullptr;
     Map g_appearance;  // (batch, joint, channel, 1)

@@ -193,6 +193,31 @@ PYHAR_INLINE Vec<float> smaller<float>(Vec<float> a, Vec<float> b) {
 }
 #endif
 
+// Whether a lane of one equals that of the other.
+template <class T>
+PYHAR_INLINE bool any_equal(Vec<T> a, Vec<T> b) {
+#if defined(PYHAR_AVX512)
+    if constexpr (sizeof(T) == 4) {
+        return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) != 0;
+    } else {
+        return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ) != 0;
+    }
+#elif defined(PYHAR_AVX2)
+    if constexpr (sizeof(T) == 4) {
+        return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)) != 0;
+    } else {
+        return _mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_EQ_OQ)) != 0;
+    }
+#else
+    T p[lanes<T>], q[lanes<T>];
+    store<T>(p, a);
+    store<T>(q, b);
+    bool any = false;
+    for (std::int64_t i = 0; i < lanes<T>; ++i) any |= p[i] == q[i];
+    return any;
+#endif
+}
+
 // Past the caches, where the instruction set can; p divisible by the vector's size. Other threads see it after
 // finish_streams().
 template <class T>
@@ -248,8 +273,16 @@ PYHAR_INLINE T sum_lanes(Vec<T> v) {
 #endif
 }
 
+// NaN if a lane is.
 template <class T>
 PYHAR_INLINE T largest_lane(Vec<T> v) {
+#ifdef PYHAR_AVX512
+    if constexpr (sizeof(T) == 4) {
+        if (_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q) == 0) return _mm512_reduce_max_ps(v);
+    } else {
+        if (_mm512_cmp_pd_mask(v, v, _CMP_UNORD_Q) == 0) return _mm512_reduce_max_pd(v);
+    }
+#endif
     T a[lanes<T>];
     store<T>(a, v);
     T best = a[0];

@@ -29,14 +29,15 @@ from pyhar.ops.softmax import probabilities
 
 SCHEMAS = {
     "softmax": "(Tensor logits, Tensor? beta, float scale) -> (Tensor probs, Tensor stats)",
-    "softmax_backward": "(Tensor logits, Tensor? beta, float scale, Tensor stats, Tensor g_probs, bool[] needs)"
+    "softmax_backward": "(Tensor logits, Tensor? beta, float scale, Tensor stats, Tensor probs, Tensor g_probs,"
+    " bool[] needs)"
     " -> (Tensor d_logits, Tensor d_beta)",
     "decode": "(Tensor logits, Tensor? features, Tensor? depth_logits, Tensor? beta, float scale, str? grid,"
     " str? confidence, bool normalised)"
     " -> (Tensor xy, Tensor z, Tensor confidence, Tensor appearance, Tensor stats)",
     "decode_backward": "(Tensor logits, Tensor? features, Tensor? depth_logits, Tensor? beta, float scale, str? grid,"
-    " str? confidence, bool normalised, Tensor? stats, Tensor? g_xy, Tensor? g_z, Tensor? g_confidence,"
-    " Tensor? g_appearance, bool[] needs)"
+    " str? confidence, bool normalised, Tensor? stats, Tensor? xy, Tensor? z, Tensor? g_xy, Tensor? g_z,"
+    " Tensor? g_confidence, Tensor? g_appearance, bool[] needs)"
     " -> (Tensor d_logits, Tensor d_features, Tensor d_depth_logits, Tensor d_beta)",
 }
 
@@ -125,19 +126,16 @@ def _softmax(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
         KERNELS[backend].softmax_forward(logits, beta, scale, stats, probs)
         return probs, stats
 
-    def allocate_backward(
-        logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, g_probs: Tensor, needs: Sequence[bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def allocate_backward(logits: Tensor, *args: Any) -> tuple[Tensor | None, Tensor | None]:
+        *_, needs = args
         return (
             torch.empty_like(logits) if needs[0] else None,
-            _per_plane(logits, stats.dtype) if needs[1] else None,
+            _per_plane(logits, computing_type(logits)) if needs[1] else None,
         )
 
-    def backward(
-        logits: Tensor, beta: Tensor | None, scale: float, stats: Tensor, g_probs: Tensor, needs: Sequence[bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        out = allocate_backward(logits, beta, scale, stats, g_probs, needs)
-        KERNELS[backend].softmax_backward(logits, beta, scale, stats, g_probs, *out)
+    def backward(*args: Any) -> tuple[Tensor | None, Tensor | None]:
+        out = allocate_backward(*args)
+        KERNELS[backend].softmax_backward(*args[:-1], *out)
         return out
 
     def definition(logits: Tensor, beta: Tensor | None, scale: float) -> Tensor:
@@ -145,20 +143,20 @@ def _softmax(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         logits, beta, ctx.scale = inputs
-        ctx.save_for_backward(logits, beta, output[1])
+        ctx.save_for_backward(logits, beta, output[1], output[0])
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
 
     def differentiate(ctx: Any, g_probs: Tensor | None, _: None) -> tuple[Any, ...]:
         if g_probs is None:
             return None, None, None
-        logits, beta, stats = ctx.saved_tensors
+        logits, beta, stats, probs = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:2])
-        d_logits, d_beta = gradient(logits, beta, ctx.scale, stats, g_probs, needs)
+        d_logits, d_beta = gradient(logits, beta, ctx.scale, stats, probs, g_probs, needs)
         return *_wanted((d_logits, d_beta), needs), None
 
     def save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        logits, beta, ctx.scale, _, g_probs, ctx.needs = inputs
+        logits, beta, ctx.scale, _, _, g_probs, ctx.needs = inputs
         ctx.save_for_backward(logits, beta, g_probs)
         ctx.set_materialize_grads(False)
 
@@ -167,7 +165,7 @@ def _softmax(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
         d_logits, d_beta, d_g = second_order(
             lambda logits, beta: (definition(logits, beta, ctx.scale),), (logits, beta), (g_probs,), ctx.needs, upstream
         )
-        return d_logits, d_beta, None, None, d_g, None
+        return d_logits, d_beta, None, None, None, d_g, None
 
     function = define(f"{backend}_softmax", SCHEMAS["softmax"], forward, allocate, save, differentiate)
     gradient = define(
@@ -247,10 +245,12 @@ def _decode(backend: str) -> Callable[..., tuple[Any, ...]]:
 
     def backward(*args: Any) -> tuple[Tensor | None, ...]:
         maps = _Maps(*args[: len(_Maps._fields)])
-        stats, *upstream, _ = args[len(_Maps._fields) :]
+        stats, xy, z, *upstream, _ = args[len(_Maps._fields) :]
         out = allocate_backward(*args)
         KERNELS[backend].decode_backward(
             *maps.shared(None if maps.normalised else stats),
+            xy,
+            z,
             *[None if g is None else g.contiguous() for g in upstream],
             *out,
         )
@@ -258,14 +258,14 @@ def _decode(backend: str) -> Callable[..., tuple[Any, ...]]:
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
         ctx.options = inputs[_INPUTS:]
-        stats = output[4]
-        ctx.save_for_backward(*inputs[:_INPUTS], stats)
+        xy, z, _, _, stats = output
+        ctx.save_for_backward(*inputs[:_INPUTS], stats, xy, z)
         if stats is not None:
             ctx.mark_non_differentiable(stats)
         ctx.set_materialize_grads(False)
 
     def differentiate(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
-        *tensors, stats = ctx.saved_tensors
+        *tensors, stats, xy, z = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:_INPUTS])
         # A compiler asks for the gradient of every output, those that hold nothing included.
         flowing = [g if g is not None and g.dim() > 1 else None for g in upstream[:4]]
@@ -273,11 +273,12 @@ def _decode(backend: str) -> Callable[..., tuple[Any, ...]]:
             return (None,) * len(_Maps._fields)
         needs[1] = needs[1] and flowing[3] is not None  # features reach the appearance alone,
         needs[2] = needs[2] and flowing[1] is not None  # depth logits the depth alone
-        grads = gradient(*tensors, *ctx.options, stats, *flowing, needs)
+        xy, z = (None if g is None else output for g, output in zip(flowing, (xy, z), strict=False))
+        grads = gradient(*tensors, *ctx.options, stats, xy, z, *flowing, needs)
         return *_wanted(grads, needs), *(None,) * _OPTIONS
 
     def save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        maps, (_, *upstream, ctx.needs) = inputs[: len(_Maps._fields)], inputs[len(_Maps._fields) :]
+        maps, (_, _, _, *upstream, ctx.needs) = inputs[: len(_Maps._fields)], inputs[len(_Maps._fields) :]
         ctx.options = maps[_INPUTS:]
         ctx.save_for_backward(*maps[:_INPUTS], *upstream)
         ctx.set_materialize_grads(False)
@@ -287,7 +288,7 @@ def _decode(backend: str) -> Callable[..., tuple[Any, ...]]:
         grads = second_order(
             lambda *tensors: _Maps(*tensors, *ctx.options).definition(), inputs, upstream, ctx.needs, second
         )
-        return *grads[:_INPUTS], *(None,) * _OPTIONS, None, *grads[_INPUTS:], None
+        return *grads[:_INPUTS], *(None,) * _OPTIONS, None, None, None, *grads[_INPUTS:], None
 
     function = define(f"{backend}_decode", SCHEMAS["decode"], forward, allocate, save, differentiate)
     gradient = define(

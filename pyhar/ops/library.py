@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.library import Library, register_autograd, register_fake, register_vmap
 
 _library = Library("pyhar", "DEF")
-_Parameter = torch.nn.Parameter
+_PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None), bool, int, float, str, list, tuple))
 
 
 def define(
@@ -53,6 +53,9 @@ def define(
         def backward(ctx: Any, *upstream: Tensor | None) -> Any:
             return differentiate(ctx, *upstream)
 
+    # Not through the class: what it does first is for function transforms, which are not active where this is called.
+    apply = super(torch.autograd.Function, Direct).apply
+
     class Transformed(torch.autograd.Function):
         """The operator for `torch.func.grad` and its kin, which do not see what `register_autograd` was given."""
 
@@ -79,14 +82,11 @@ def define(
             return Transformed.apply(*args)
         if torch._C._len_torch_dispatch_stack():
             return overload(*args)  # traced, or fake
-        differentiable = False
-        for a in args:  # a plain loop: this is on the way of every call
-            kind = type(a)
-            if kind is Tensor or kind is _Parameter:
-                differentiable = differentiable or a.requires_grad
-            elif isinstance(a, Tensor):
-                return overload(*args)  # somebody's own kind of tensor
-        return Direct.apply(*args) if differentiable and torch.is_grad_enabled() else function(*args)
+        if not _PLAIN.issuperset(map(type, args)):
+            return overload(*args)  # somebody's own kind of tensor
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            return apply(*args)
+        return function(*args)
 
     return call
 

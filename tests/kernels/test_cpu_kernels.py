@@ -78,7 +78,7 @@ def run(
         g = [upstream.get(name) for name in ("xy", "z", "confidence", "appearance")]
         d = [like(t) for t in (logits, features, depth)]
         d_beta = torch.full((b, j), NAN, dtype=dtype) if softmax else None
-        cpu.decode_backward(*shared, *g, *d, d_beta)
+        cpu.decode_backward(*shared, out["xy"], out["z"], *g, *d, d_beta)
         out |= {"d_logits": d[0], "d_features": d[1], "d_depth": d[2]}
         if beta is not None and d_beta is not None:
             out["d_beta"] = d_beta.sum(0)
@@ -241,7 +241,7 @@ def test_softmax(isa: str, dtype: torch.dtype, layout: str) -> None:
     stats, probs = torch.full((2, 5, 2), NAN, dtype=wide), torch.full_like(h, NAN)
     d_logits, d_beta = torch.full_like(h, NAN), torch.full((2, 5), NAN, dtype=wide)
     cpu.softmax_forward(h, beta.expand(2, 5), 1.0, stats, probs)
-    cpu.softmax_backward(h, beta.expand(2, 5), 1.0, stats, g, d_logits, d_beta)
+    cpu.softmax_backward(h, beta.expand(2, 5), 1.0, stats, probs, g, d_logits, d_beta)
     hd, bd = h.double().requires_grad_(), beta.double().requires_grad_()
     p = ops.spatial_softmax(hd, beta=bd, backend="eager")
     wanted = dict(zip(("d_logits", "d_beta"), torch.autograd.grad(p, (hd, bd), g.double()), strict=True))
@@ -297,9 +297,8 @@ def test_gradients_that_are_not_wanted_or_do_not_flow(isa: str) -> None:
             for i, name in enumerate(("d_logits", "d_features", "d_depth")):
                 single = torch.full_like((h, f, d)[i], NAN)
                 gradients = [single if k == i else None for k in range(3)]
-                cpu.decode_backward(
-                    *shared, *(some.get(n) for n in ("xy", "z", "confidence", "appearance")), *gradients, None
-                )
+                upstream = [some.get(n) for n in ("xy", "z", "confidence", "appearance")]
+                cpu.decode_backward(*shared, whole["xy"], whole["z"], *upstream, *gradients, None)
                 assert torch.equal(single, whole[name])
 
 
@@ -338,7 +337,7 @@ def test_no_tensor_is_copied(layout: str) -> None:
     reset.write_text("5")
     before = peak()
     cpu.decode_forward(*shared, *out)
-    cpu.decode_backward(*shared, g["xy"], g["z"], g["confidence"], g["appearance"], *gradients, None)
+    cpu.decode_backward(*shared, *out[:2], g["xy"], g["z"], g["confidence"], g["appearance"], *gradients, None)
     assert peak() - before < f.nbytes // 4
 
 

@@ -109,7 +109,7 @@ def run(calls: Calls, case: Case, upstream: dict[str, Tensor]) -> dict[str, Tens
         d["beta"] = unwritten((b, j), computing)
     g = {name: gradient.to(out[name].dtype) for name, gradient in upstream.items()}
     calls.decode_backward(
-        *shared, g["xy"], g.get("z"), g["confidence"], g.get("appearance"),
+        *shared, out["xy"], out.get("z"), g["xy"], g.get("z"), g["confidence"], g.get("appearance"),
         d["logits"], d.get("features"), d.get("depth"), d.get("beta"),
     )  # fmt: skip
     return out | {f"d_{name}": tensor for name, tensor in d.items()}
@@ -268,7 +268,7 @@ def test_softmax_and_its_gradient(host: ModuleType, layout: str) -> None:
     host.softmax_forward(logits, beta.expand(2, 3), 1.0, stats, probs)
     g_probs = torch.randn(2, 3, 7, 9)
     d_logits, d_beta = unwritten_like(logits), unwritten((2, 3), torch.float32)
-    host.softmax_backward(logits, beta.expand(2, 3), 1.0, stats, g_probs, d_logits, d_beta)
+    host.softmax_backward(logits, beta.expand(2, 3), 1.0, stats, probs, g_probs, d_logits, d_beta)
     exact, exact_beta = logits.double().requires_grad_(), beta.double().requires_grad_()
     wanted = probabilities(exact, exact_beta, torch.float64)
     wanted.backward(g_probs.double())

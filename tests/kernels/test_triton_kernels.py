@@ -92,7 +92,7 @@ class Call:
         gradients = {"d_logits": like(self.H), "d_features": like(self.F), "d_depth_logits": like(self.D)}
         d_beta = torch.full(shape, NAN, dtype=self.T, device=DEVICE) if self.softmax else None
         upstream = {f"g_{name}": g for name, g in self.upstream.items()}
-        backend.decode_backward(*shared, **upstream, **gradients, d_beta=d_beta)
+        backend.decode_backward(*shared, out["xy"], out["z"], **upstream, **gradients, d_beta=d_beta)
         return out | gradients | ({} if d_beta is None else {"d_beta": d_beta})
 
     def by_definition(self) -> dict[str, Tensor]:
@@ -179,7 +179,7 @@ def test_softmax_agrees_with_the_definition(shape: tuple[int, int, int, int]) ->
     beta, stats = beta_per_plane(b, j), torch.full((b, j, 2), NAN, device=DEVICE)
     got = {"probs": like(H), "d_logits": like(H), "d_beta": torch.full((b, j), NAN, device=DEVICE)}
     backend.softmax_forward(H, beta, 1.0, stats, got["probs"])
-    backend.softmax_backward(H, beta, 1.0, stats, g, got["d_logits"], got["d_beta"])
+    backend.softmax_backward(H, beta, 1.0, stats, got["probs"], g, got["d_logits"], got["d_beta"])
     leaf, slope = H.double().requires_grad_(), beta.double().contiguous().requires_grad_()
     probs = ops.spatial_softmax(leaf.view(1, b * j, y, x), beta=slope.flatten(), backend="eager").view_as(H)
     probs.backward(g.double())
@@ -208,7 +208,7 @@ def test_gradients_that_nothing_flows_into_are_written() -> None:
     backend.softmax_forward(call.H, None, 1.0, stats, like(call.H))
     gradients = [like(call.H), like(call.F), like(call.D), torch.full((1, 2), NAN, device=DEVICE)]
     grid = (1.0, 0.0, 1.0, 0.0)
-    backend.decode_backward(call.H, call.F, call.D, None, 1.0, grid, False, stats, None, None, None, None, *gradients)
+    backend.decode_backward(call.H, call.F, call.D, None, 1.0, grid, False, stats, *(None,) * 6, *gradients)
     assert all((g == 0).all() for g in gradients)
 
 

@@ -175,24 +175,25 @@ def library_calls(backend: str, inputs: Any, device: str) -> list[tuple[Any, tup
         for name in ("softmax", "softmax_backward", "decode", "decode_backward")
     )
     beta = torch.rand(logits.shape[:2], device=device, dtype=logits.dtype).requires_grad_()
-    _, stats = softmax(logits.detach(), beta.detach(), 1.0)
-    _, plain_stats = softmax(logits.detach(), None, 2.0)
-    *outputs, _ = decode(logits.detach(), features.detach(), depth.detach(), None, 2.0, "unit", "window", False)
-    upstream = [torch.rand_like(o) for o in outputs]
+    maps, stats = softmax(logits.detach(), beta.detach(), 1.0)
     none = logits.detach().new_empty(0)
     pose = (logits, None, depth, None, 2.0, "unit", "window", False)
     full = (logits, features, depth, beta, 1.0, "corners", "max", False)
     probs = (logits, features, None, None, 1.0, "pixels", None, True)
+    xy, z, _, _, plain_stats = (t.detach() for t in decode(*pose))
+    full_xy, full_z, confidence, appearance, full_stats = (t.detach() for t in decode(*full))
+    g_xy, g_z, g_confidence, g_appearance = (torch.rand_like(t) for t in (xy, z, confidence, appearance))
+    every, few = (g_xy, g_z, g_confidence, g_appearance), (g_xy, None, g_confidence, None)
     return [
         (softmax, (logits, beta, 1.0)),
         (softmax, (logits, None, 2.0)),
-        (softmax_backward, (logits, beta, 1.0, stats, torch.rand_like(logits), [True, True])),
+        (softmax_backward, (logits, beta, 1.0, stats, maps, torch.rand_like(logits), [True, True])),
         (decode, full),
         (decode, pose),
         (decode, probs),
-        (decode_backward, (*full, stats, *upstream, [True, True, True, True])),
-        (decode_backward, (*pose, plain_stats, upstream[0], None, upstream[2], None, [True, False, True, False])),
-        (decode_backward, (*probs, none, None, None, None, upstream[3], [False, True, False, False])),
+        (decode_backward, (*full, full_stats, full_xy, full_z, *every, [True, True, True, True])),
+        (decode_backward, (*pose, plain_stats, xy, z, *few, [True, False, True, False])),
+        (decode_backward, (*probs, none, None, None, None, None, None, g_appearance, [False, True, False, False])),
     ]
 
 
