@@ -26,7 +26,8 @@ from benchmarks.machine import describe, read_json, results_folder, write_json
 from benchmarks.measure import Runnable, Stopwatch, interleave, quantiles
 from benchmarks.report import duration, ratio
 from pyhar import cli
-from pyhar.inference.export import TOLERANCE, LastAnswers, export_network, last_answers
+from pyhar.deploy.network import DeployedParts
+from pyhar.inference.export import TOLERANCES, LastAnswers, export_network, last_answers
 from pyhar.inference.export_formats import FORMATS
 from pyhar.memory import keep_large_blocks
 from pyhar.models import ModelMeta, SPNet, get_preset
@@ -65,6 +66,9 @@ def contenders(network: LastAnswers, paths: dict[str, Path], frames: Tensor) -> 
     plain = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     channels_last = frames.movedim(-3, -1).contiguous().movedim(-1, -3)
     calls: dict[str, Call] = {PLAIN: lambda: list(plain(channels_last))}
+    assert isinstance(network.model, SPNet)
+    deployed = LastAnswers(DeployedParts(network.model, torch.float32), network.names).eval()
+    calls["pyhar, deployed"] = lambda: list(deployed(frames))
     if "onnx" in paths:
         calls["ONNX Runtime"] = _onnx_runtime(paths["onnx"], frames)
     if "aoti" in paths:
@@ -97,7 +101,7 @@ def measure(preset: str, formats: Sequence[str], folder: Path, seconds: float) -
         calls = contenders(network, paths, frames)
         true = calls[PLAIN]()
         errors = {name: max(_error(*pair) for pair in zip(call(), true, strict=True)) for name, call in calls.items()}
-        right = {name: Runnable(_timed(call)) for name, call in calls.items() if errors[name] <= TOLERANCE}
+        right = {name: Runnable(_timed(call)) for name, call in calls.items() if errors[name] <= TOLERANCES["float32"]}
         samples = interleave(Stopwatch(torch.device("cpu")), right, seconds)
     rows: dict[str, Any] = {}
     for name, error in errors.items():
@@ -107,7 +111,7 @@ def measure(preset: str, formats: Sequence[str], folder: Path, seconds: float) -
             faster = [plain.host / time for plain, time in zip(samples[PLAIN], times, strict=True)]
             rows[name] |= _named("ms", [1e3 * value for value in quantiles(times)])
             rows[name] |= _named("speedup", list(quantiles(faster)[:3])) | {"samples": len(times)}
-    return {"frames": list(frames.shape), "tolerance": TOLERANCE, "runs": rows}
+    return {"frames": list(frames.shape), "tolerance": TOLERANCES["float32"], "runs": rows}
 
 
 def _error(found: Tensor, true: Tensor) -> float:

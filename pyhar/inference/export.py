@@ -122,6 +122,7 @@ def export_network(
     first: int | str = "batch" if batch is None else batch
     shapes = {name: (first, *answer.shape[1:]) for name, answer in zip(network.names, expected[0], strict=True)}
     if dtype != "float32":
+        assert isinstance(network.model, SPNet)
         with torch.no_grad():
             network.model = DeployedParts(network.model, DTYPES[dtype])
     program = Program(
