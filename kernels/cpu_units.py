@@ -210,9 +210,8 @@ def _matrices(weights: Tensor, form: _Format) -> Tensor:
     """(..., outputs, depth) as csrc/cpu/unit.h packs it."""
     group, depth = (2, form.depth) if weights.dtype == torch.bfloat16 else (1, 1)
     whole = _filled(_filled(weights, depth).mT, form.lanes)  # (..., depth, outputs)
-    tiles = whole.unflatten(-1, (-1, form.lanes)).unflatten(
-        -3, (-1, group)
-    )  # (..., depth / g, g, outputs / lanes, lanes)
+    # (..., depth / g, g, outputs / lanes, lanes)
+    tiles = whole.unflatten(-1, (-1, form.lanes)).unflatten(-3, (-1, group))
     return tiles.movedim(-2, -4).transpose(-1, -2).contiguous()
 
 
