@@ -198,9 +198,9 @@ void cpu_pointwise_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, 
     run_unit(unit_kernels(bfloat16).pointwise, unit(size, x, scale, shift, weight, 0, skips, out));
 }
 
-void cpu_pooling_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, std::int64_t kernel,
-                      Address out) {
-    auto u = unit(size, x, 0, 0, 0, 0, {0, 0}, out);
+void cpu_pooling_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
+                      std::int64_t kernel, const std::array<Address, 2>& skips, Address out) {
+    auto u = unit(size, x, scale, shift, 0, 0, skips, out);
     u.kernel = kernel;
     run_unit(unit_kernels(bfloat16).pooling, u);
 }

@@ -127,14 +127,7 @@ def pooling_unit(x: Tensor, kernel: int, out: Tensor) -> None:
     """Write the pooling unit's output."""
     if out.numel() == 0:
         return
-    if (x.dtype == torch.bfloat16 and not entry("cpu_has_bfloat16_units")()) or x.dtype == torch.float16:
-        wide = torch.empty_like(out, dtype=torch.float32)
-        pooling_unit(x.float(), kernel, wide)
-        out.copy_(wide)
-        return
-    (n, c, rows, columns), maps = x.shape, x.contiguous(memory_format=torch.channels_last)
-    size = (n, c, c, rows, columns)
-    entry("cpu_pooling_unit")(x.dtype == torch.bfloat16, size, maps.data_ptr(), kernel, out.data_ptr())
+    _Call(x, None, None, (), out)("cpu_pooling_unit", kernel)
 
 
 class _Call:
