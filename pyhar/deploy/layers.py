@@ -85,13 +85,14 @@ class Upscaling(Separable):
         The shortcut's product commutes with the repetition, and is a quarter of the work before it.
         """
         assert self.shortcut is not None
-        beside = ops.pointwise_unit(x, self.scale, self.shift, self.shortcut)
+        beside = ops.convolution_unit(x, self.scale, self.shift, self.shortcut)
         return ops.separable_unit(
-            _twice(x), self.scale, self.shift, self.depthwise, self.pointwise, skips=(_twice(beside), *skips)
+            twice(x), self.scale, self.shift, self.depthwise, self.pointwise, skips=(twice(beside), *skips)
         )
 
 
-def _twice(x: Tensor) -> Tensor:
+def twice(x: Tensor) -> Tensor:
+    """(N, C, Y, X) to (N, C, 2 Y, 2 X), every pixel repeated."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
