@@ -12,17 +12,25 @@ import torch
 from torch import Tensor
 
 from pyhar.kernels.cpu_entry import entry, keep, why_unusable
-from pyhar.kernels.cpu_units import bottleneck_unit, convolution_unit, pooling_unit, separable_unit, units_why_not
+from pyhar.kernels.cpu_units import (
+    bottleneck_unit,
+    convolution_unit,
+    pooling_unit,
+    separable_unit,
+    stem_unit,
+    units_why_not,
+)
 
 __all__ = [
     "bottleneck_unit",
+    "convolution_unit",
     "decode_backward",
     "decode_forward",
-    "convolution_unit",
     "pooling_unit",
     "separable_unit",
     "softmax_backward",
     "softmax_forward",
+    "stem_unit",
     "units_why_not",
     "why_not",
     "why_unusable",

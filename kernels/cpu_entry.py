@@ -47,7 +47,8 @@ _recording = threading.local()
 @contextmanager
 def keeping() -> Iterator[dict[int, torch.UntypedStorage]]:
     """Collect the memory, by its address, that this thread's launches are given addresses of."""
-    _recording.memory = memory = {}
+    memory: dict[int, torch.UntypedStorage] = {}
+    _recording.memory = memory
     try:
         yield memory
     finally:

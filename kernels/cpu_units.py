@@ -131,6 +131,23 @@ def pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int], out: Tensor) -
     _Call(x, None, None, (), out)("cpu_pooling_unit", kernel, stride)
 
 
+def stem_unit(frames: Tensor, weight: Tensor, stride: tuple[int, int], out: Tensor) -> None:
+    """Write the stem's output."""
+    if out.numel() == 0:
+        return
+    bfloat16 = out.dtype == torch.bfloat16 and entry("cpu_has_bfloat16_units")()
+    widened = out.dtype != torch.float32 and not bfloat16
+    form = _Format(*entry("cpu_unit_packing")(bfloat16))
+    (n, c, rows, columns), kernel = frames.shape, weight.shape[-1]
+    x, packed = frames.float().contiguous(), _packed(weight, _lines, form, widened)
+    written = torch.empty_like(out, dtype=torch.float32) if widened else out
+    keep(x, packed, written)
+    size = (n, c, out.shape[1], rows, columns)
+    entry("cpu_stem_unit")(bfloat16, size, x.data_ptr(), kernel, stride, packed.data_ptr(), written.data_ptr())
+    if widened:
+        out.copy_(written)
+
+
 class _Call:
     """A call of the native module: what all units share. Holds the copies it makes until it ends.
 
@@ -212,6 +229,10 @@ def _matrices(weights: Tensor, form: _Format) -> Tensor:
 
 def _matrix(weight: Tensor, form: _Format) -> Tensor:
     return _matrices(weight.flatten(1), form)
+
+
+def _lines(weight: Tensor, form: _Format) -> Tensor:
+    return _matrices(weight.permute(2, 0, 3, 1).flatten(2), form)
 
 
 def _expansion(weight: Tensor, form: _Format) -> Tensor:

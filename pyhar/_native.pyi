@@ -133,6 +133,16 @@ def cpu_pooling_unit(
     out: int,
     /,
 ) -> None: ...
+def cpu_stem_unit(
+    bfloat16: bool,
+    size: tuple[int, int, int, int, int],
+    x: int,
+    kernel: int,
+    stride: tuple[int, int],
+    weight: int,
+    out: int,
+    /,
+) -> None: ...
 
 class Recording:
     """The forwards and units above that one thread launches between begin() and end(), to be repeated."""

@@ -20,7 +20,8 @@ struct Unit {
     void* out = nullptr;
 
     // Pooling units have `kernel` x `kernel` windows that begin at every stride-th row and column and end at the edge, and
-    // outputs = channels.
+    // outputs = channels. Stems have a stride too; their x is float, (batch, channel, row, column), and their weight a matrix
+    // (outputs, kernel * channels) for each row of the kernel.
     std::int64_t row_stride = 1, column_stride = 1;
 
     // Separable units: floats, [channels / lanes][kernel * kernel][lanes], filled up with zeros.
@@ -39,7 +40,7 @@ using UnitKernel = void (*)(const Unit&);
 
 // The units for one storage type; null where the instruction set does not serve it.
 struct UnitKernels {
-    UnitKernel separable = nullptr, bottleneck = nullptr, convolution = nullptr, pooling = nullptr;
+    UnitKernel separable = nullptr, bottleneck = nullptr, convolution = nullptr, pooling = nullptr, stem = nullptr;
     std::int64_t depth = 1;
     bool winograd = true;
 };

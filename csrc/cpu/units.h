@@ -6,6 +6,7 @@
 #include "cpu/unit_bottleneck.h"
 #include "cpu/unit_depthwise.h"
 #include "cpu/unit_pool.h"
+#include "cpu/unit_stem.h"
 #include "cpu/unit_tasks.h"
 
 namespace pyhar {
@@ -57,7 +58,7 @@ void separable_unit(const Unit& unit) {
 
 template <class S>
 constexpr UnitKernels unit_kernels = {&separable_unit<S>, &bottleneck_unit<S>, &convolution_unit<S>, &pooling_unit<S>,
-                                      Factors<S>::depth, uses_winograd<S>};
+                                      &stem_unit<S>,                                       Factors<S>::depth, uses_winograd<S>};
 
 }  // namespace PYHAR_ISA
 }  // namespace pyhar

@@ -177,7 +177,7 @@ class Action(Layer):
         )
 
     def forward(self, clips: ActionInput, carried: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
-        """As `ActionPart.forward`; coordinates and confidence are float32, the appearance and what is carried are not."""
+        """As `ActionPart.forward`; the appearance and what is carried are of the type of the maps."""
         p = (clips.coordinates * clips.confidence.unsqueeze(-1)).permute(0, 3, 1, 2)
         p = self.pose_unit(ops.convolution_unit(p, None, None, self.pose_convs).to(self.conv1.dtype))
         v = ops.convolution_unit(clips.appearance.permute(0, 3, 1, 2), None, None, self.appearance_conv)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyhar import ops
-from pyhar.models.blocks import EntryFlow, ResidualUnit, SeparableConv, UpscalingUnit, same_padding
+from pyhar.models.blocks import EntryFlow, ResidualUnit, SeparableConv, UpscalingUnit
 
 
 def fold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -148,9 +148,7 @@ class Stem(Layer):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Any floating type; both sides even."""
-        before, after = same_padding(frames.shape[-1], 7, 2)
-        padded = F.pad(frames.to(self.weight.dtype), (before, after, before, after))
-        return F.conv2d(padded.contiguous(memory_format=torch.channels_last), self.weight, stride=2)
+        return ops.stem_unit(frames, self.weight)
 
 
 class Entry(nn.Module):

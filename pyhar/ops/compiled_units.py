@@ -54,6 +54,18 @@ def add_units(backend: str) -> None:
     def pooling_why_not(x: Tensor, kernel: int, stride: tuple[int, int]) -> str | None:
         return _needs_plain((x, ())) or KERNELS[backend].units_why_not(x, (), ())
 
+    def stem(frames: Tensor, weight: Tensor, stride: tuple[int, int]) -> Tensor:
+        shape = (frames.shape[0], weight.shape[0], *pooled_sides(frames, stride))
+        out = torch.empty(shape, dtype=weight.dtype, device=frames.device, memory_format=torch.channels_last)
+        if out.numel():
+            KERNELS[backend].stem_unit(frames, weight, stride, out)
+        return out
+
+    def stem_why_not(frames: Tensor, weight: Tensor, stride: tuple[int, int]) -> str | None:
+        return _needs_plain((frames, weight, ())) or KERNELS[backend].units_why_not(weight, (frames,), ())
+
+    if hasattr(KERNELS[backend], "stem_unit"):
+        register("stem_unit", backend, stem, stem_why_not)
     register("pooling_unit", backend, pooling, pooling_why_not)
     join("separable_unit", 4, (3, 4, 5))
     join("bottleneck_unit", 5, (3, 5, 6))

@@ -8,6 +8,7 @@ convolution is padded "same" with an odd kernel.
 - `bottleneck_unit`: y = expand(relu(reduce(a) + bias)) [+ shortcut(a)] + skips; the middle norm is folded into `reduce`
 - `convolution_unit`: y = weight(a) + skips, of any odd kernel, 1x1 included
 - `pooling_unit`: y = the largest value of each window; it has no prologue and nothing is added
+- `stem_unit`: y = weight(frames) with a stride; likewise
 
 Maps are (N, C, Y, X), float16, bfloat16 or float32 (float64 too where plain PyTorch serves), N may be 0; weights have
 the shape and layout of `torch.nn.Conv2d`'s and the type of the maps; scale, shift and bias are float32 (C,) tensors
@@ -133,6 +134,38 @@ def pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int] = (2, 2), *, ba
     return run("pooling_unit", backend, x, kernel, stride)
 
 
+def stem_unit(
+    frames: Tensor, weight: Tensor, stride: tuple[int, int] = (2, 2), *, backend: str | None = None
+) -> Tensor:
+    """Return the convolution of pictures that begins a network, with a stride and "same" padding.
+
+    Padding is the least with which ceil(Y / stride) windows fit, the larger half of it behind (as TensorFlow has it).
+
+    Args:
+        frames: pictures (N, C, Y, X), contiguous best, of any of the types of maps.
+        weight: (O, C, k, k), k odd.
+        stride: rows and columns from one window to the next, 1 or more.
+        backend: name of the backend that must serve the call; None takes the fastest that can.
+
+    Returns:
+        Maps (N, O, ceil(Y / stride[0]), ceil(X / stride[1])) in the type of `weight`, channels_last.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or device.
+        UserError: the backend asked for cannot serve the call.
+    """
+    check_maps("frames", frames, "C")
+    check_maps("weight", weight, "C")
+    kernel = weight.shape[-1]
+    if weight.shape[1:] != (frames.shape[1], kernel, kernel) or kernel % 2 == 0:
+        expected = f"(O, {frames.shape[1]}, k, k) with an odd kernel"
+        raise ValueError(f"weight: expected shape {expected}, got {tuple(weight.shape)}")
+    _check_device("weight", weight, frames)
+    if min(stride) < 1:
+        raise ValueError(f"stride: expected 1 or more, got {stride}")
+    return run("stem_unit", backend, frames, weight, stride)
+
+
 def pooled_sides(x: Tensor, stride: tuple[int, int]) -> tuple[int, int]:
     """Return rows and columns of what `pooling_unit` makes of maps."""
     return -(-x.shape[2] // stride[0]), -(-x.shape[3] // stride[1])
@@ -241,6 +274,17 @@ def _eager_pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int]) -> Tens
     return F.max_pool2d(whole, kernel, stride)
 
 
+def _eager_stem_unit(frames: Tensor, weight: Tensor, stride: tuple[int, int]) -> Tensor:
+    rows, columns = pooled_sides(frames, stride)
+    kernel = weight.shape[-1]
+    down = max((rows - 1) * stride[0] + kernel - frames.shape[2], 0)
+    across = max((columns - 1) * stride[1] + kernel - frames.shape[3], 0)
+    padded = F.pad(frames.to(weight.dtype), (across // 2, across - across // 2, down // 2, down - down // 2))
+    last = torch.channels_last
+    return F.conv2d(padded.contiguous(memory_format=last), weight, stride=stride).contiguous(memory_format=last)
+
+
+register("stem_unit", "eager", _eager_stem_unit)
 register("separable_unit", "eager", _eager_separable_unit)
 register("bottleneck_unit", "eager", _eager_bottleneck_unit)
 register("convolution_unit", "eager", _eager_convolution_unit)

@@ -139,6 +139,30 @@ def test_pooling(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(pooled, expected, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", FLOAT32 + BFLOAT16 + WIDENED, indirect=True)
+@pytest.mark.parametrize(
+    ("shape", "outputs", "kernel", "stride"),
+    [
+        ((2, 3, 32, 40), 64, 7, (2, 2)),
+        ((1, 3, 9, 7), 5, 7, (2, 2)),  # odd sides, a picture no larger than the kernel
+        ((3, 1, 6, 50), 33, 3, (1, 2)),
+        ((1, 5, 70, 4), 48, 5, (3, 1)),
+        ((2, 4, 5, 5), 16, 1, (2, 2)),  # rows that no window reads
+    ],
+    ids=str,
+)
+def test_stem(dtype: torch.dtype, shape: tuple[int, ...], outputs: int, kernel: int, stride: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    frames = torch.rand(shape) * 2 - 1
+    weight = (torch.randn(outputs, shape[1], kernel, kernel) / (shape[1] * kernel**2) ** 0.5).to(dtype)
+    y = ops.stem_unit(frames, weight, stride, backend="cpu")
+    wide = ops.stem_unit(frames.to(dtype).double(), weight.double(), stride, backend="eager")
+    assert y.dtype == dtype
+    assert y.shape == wide.shape
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert (y.double() - wide).abs().max() <= TOLERANCE[dtype] * wide.abs().max()
+
+
 @pytest.mark.parametrize("dtype", FLOAT32, indirect=True)
 def test_winograd_loses_no_more_than_a_plain_sum_in_float32(dtype: torch.dtype) -> None:
     torch.manual_seed(2)

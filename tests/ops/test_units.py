@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyhar import ops
-from pyhar.models.blocks import ResidualUnit, batch_norm
+from pyhar.models.blocks import EntryFlow, ResidualUnit, _pad_same, batch_norm
 
 
 def folded(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -132,3 +132,25 @@ def _call(**changes: object) -> Callable[[], Tensor]:
 def test_wrong_arguments_are_named(changes: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         _call(**changes)()
+
+
+@pytest.mark.parametrize("size", [32, 33])
+@pytest.mark.parametrize("backend", [None, "eager"])
+def test_stem_unit_is_that_of_the_network(size: int, backend: str | None) -> None:
+    torch.manual_seed(0)
+    stem, frames = EntryFlow(8, 16).stem, torch.rand(2, 3, size, size + 3)
+    with torch.no_grad():
+        expected = stem(_pad_same(frames, 7, (2, 2), 0.0))
+        torch.testing.assert_close(ops.stem_unit(frames, stem.weight, backend=backend), expected)
+
+
+def test_wrong_arguments_of_a_stem_are_named() -> None:
+    frames = torch.rand(1, 3, 8, 8)
+    with pytest.raises(
+        ValueError, match=r"weight: expected shape \(O, 3, k, k\) with an odd kernel, got \(4, 3, 2, 2\)"
+    ):
+        ops.stem_unit(frames, torch.rand(4, 3, 2, 2))
+    with pytest.raises(ValueError, match=r"weight: expected shape .*, got \(4, 2, 3, 3\)"):
+        ops.stem_unit(frames, torch.rand(4, 2, 3, 3))
+    with pytest.raises(ValueError, match="stride: expected 1 or more, got"):
+        ops.stem_unit(frames, torch.rand(4, 3, 3, 3), (0, 1))
