@@ -37,9 +37,15 @@ _open_in = os.getpid()
 
 
 def read_crop(
-    path: str | Path, kind: str, numbers: Sequence[int] | npt.NDArray[np.int64], to_pixels: Matrix, size: int
+    path: str | Path,
+    kind: str,
+    numbers: Sequence[int] | npt.NDArray[np.int64],
+    to_pixels: Matrix,
+    size: int,
+    out: Picture | None = None,
 ) -> Picture:
-    """The crop of some frames, uint8 (T, size, size, 3) RGB, black where it reaches beyond the picture.
+    """The crop of some frames, uint8 (T, size, size, 3) RGB, black where it reaches beyond the picture; written into
+    `out` if that is given.
 
     path, kind: a file of kind "picture" (each number gives the same picture) or "video" (frames count from 0), or for
     "frames" a pattern with one number, such as "0001/%06d.jpg". to_pixels: (3, 3), from picture pixels to pixel indices
@@ -48,7 +54,8 @@ def read_crop(
 
     Raises UserError, naming file and frame, for what is missing, cut off or cannot be decoded.
     """
-    out = np.empty((len(numbers), size, size, 3), np.uint8)
+    if out is None:
+        out = np.empty((len(numbers), size, size, 3), np.uint8)
     if kind == "video":
         places: dict[int, list[int]] = {}
         for place, number in enumerate(numbers):
