@@ -109,7 +109,10 @@ class DeployedParts(TwoPartNetwork):
 
 
 class DeployedSPNet(nn.Module):
-    """What `deploy` makes: takes and gives what an `SPNet` does, without gradients."""
+    """What `deploy` makes: takes and gives what an `SPNet` does, without gradients.
+
+    Weights are constants: who changes one in place has the calls recorded anew by `graphs.clear()`.
+    """
 
     def __init__(self, model: SPNet, dtype: torch.dtype, device: torch.device, *, graph: bool = True) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pyhar.data.geometry import apply_map, crop_map
+from pyhar.deploy import DeployedSPNet
 from pyhar.errors import UserError
 from pyhar.inference.predictor import Predictor
 from pyhar.inference.streaming import StreamingPredictor
@@ -34,16 +35,18 @@ def greys(n: int) -> list[np.ndarray]:
 
 
 @contextlib.contextmanager
-def spoilt(model: torch.nn.Module, part: str) -> Iterator[None]:
+def spoilt(model: DeployedSPNet, part: str) -> Iterator[None]:
     """Not a number for the first weight whose name has `part` in it."""
     weight = next(value for name, value in model.state_dict().items() if part in name and value.dim() == 4)
     good = weight.clone()
     with torch.no_grad():
         weight.fill_(float("nan"))
+        model.graphs.clear()
         try:
             yield
         finally:
             weight.copy_(good)
+            model.graphs.clear()
 
 
 def sharp(model: SPNet) -> SPNet:
