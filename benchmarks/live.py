@@ -1,10 +1,10 @@
 """How many frames a second does `pyhar predict --stream` answer on a real video? `python -m benchmarks.live VIDEO`.
 
-The video, decoding included, is played over and over for some seconds: read as fast as frames are answered, without and
-with the drawn video written; and, as from a camera, at its own pace, where the newest frame wins and the others are
-dropped. `latency_ms` is what computing a frame takes, `arrival_ms` the time from its arrival to its answer. The first
-frame's are among them, for which the network's weights are brought into the kernels' order. Models are files, runs, or
-presets' names for random weights.
+The video, decoding included, is played over and over for some seconds: read as fast as frames are answered; and, as
+from a camera, at its own pace, where the newest frame wins and the others are dropped; each without and with the drawn
+video written. `latency_ms` is what computing a frame takes, `arrival_ms` the time from its arrival to its answer. The
+first frame's are among them, for which the network's weights are brought into the kernels' order. Models are files,
+runs, or presets' names for random weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pyhar.models import PRESETS, ModelMeta, SPNet, get_preset, save_model
 from pyhar.predict import PredictConfig, Summary, predict
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-WAYS = {"file": (False, False), "file, drawn": (False, True), "camera, drawn": (True, True)}
+WAYS = {"file": (False, False), "file, drawn": (False, True), "camera": (True, False), "camera, drawn": (True, True)}
 """Whether frames keep coming, and whether the annotated video is written."""
 
 
