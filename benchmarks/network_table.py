@@ -1,7 +1,7 @@
 """The README's table of the whole network's speed: `python -m benchmarks.network_table`.
 
-It is made of the files that `pyhar benchmark`, `benchmarks.streaming`, `benchmarks.live` and `benchmarks.training` left
-in benchmarks/results/<device>/, and put between the markers `<!-- network table -->` and `<!-- /network table -->`.
+It is made of the files that `pyhar benchmark` and the benchmarks `streaming`, `live`, `export` and `training` left in
+benchmarks/results/<device>/, and put between the markers `<!-- network table -->` and `<!-- /network table -->`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BEGIN, END = "<!-- network table -->", "<!-- /network table -->"
 
 def table(folders: Sequence[Path]) -> str:
     """Return, in Markdown, what the results in `folders`, one a device, say; what has no file is left out."""
-    lines = [line for part in (_streaming, _live, _training) for folder in folders for line in part(folder)]
+    lines = [line for part in (_streaming, _live, _exports, _training) for folder in folders for line in part(folder)]
     return "\n".join([*_clips(folders), *lines])
 
 
@@ -86,6 +86,16 @@ def _live(folder: Path) -> Iterator[str]:
             f"- {content['device']['name']}, `pyhar predict --stream` on a real video of {size}, decoding included, "
             f"`{model}`: frames/s without and with the drawn video written {', '.join(found)}."
         )
+
+
+def _exports(folder: Path) -> Iterator[str]:
+    for preset, content in read_json(folder / "export.json").items():
+        times = [
+            f"{run['median_ms']:.3g} ms ({name})"
+            for name, run in content["runs"].items()
+            if name != "network" and "median_ms" in run
+        ]
+        yield f"- {content['device']['name']}, one clip in float32, `{preset}`, exported: {', '.join(times)}."
 
 
 def _by_preset(cases: Any) -> dict[str, list[dict[str, Any]]]:
