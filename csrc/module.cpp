@@ -12,6 +12,7 @@
 #include "cpu/features.h"
 #include "cpu/parallel.h"
 #include "cpu/problem.h"
+#include "cpu/recording.h"
 #include "cuda/driver.h"
 #include "cuda/images.h"
 
@@ -124,9 +125,9 @@ void cpu_forward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar
     pyhar::ForwardOutputs out;
     out.xy = pointer(xy), out.z = pointer(z), out.confidence = pointer(confidence);
     out.appearance = appearance, out.probs = probs;
-    const auto& kernels = pyhar::kernels();
+    const auto forward = pyhar::kernels().forward;
     const py::gil_scoped_release free;
-    kernels.forward(p, out);
+    pyhar::perform([=] { forward(p, out); });
 }
 
 void cpu_backward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& logits,
@@ -190,7 +191,7 @@ py::tuple cpu_unit_packing(bool bfloat16) {
 
 void run_unit(pyhar::UnitKernel kernel, const pyhar::Unit& u) {
     const py::gil_scoped_release free;
-    kernel(u);
+    pyhar::perform([=] { kernel(u); });
 }
 
 void cpu_pointwise_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
@@ -269,6 +270,12 @@ PYBIND11_MODULE(_native, m) {
     m.def("cpu_bottleneck_unit", &cpu_bottleneck_unit, "A bottleneck unit; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_pointwise_unit", &cpu_pointwise_unit, "A pointwise unit; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_pooling_unit", &cpu_pooling_unit, "A pooling unit; see kernels/cpu_units.py, its only caller.");
+    py::class_<pyhar::Recording>(m, "Recording", "Units and forwards that a thread launches, to be repeated; see recording.h.")
+        .def(py::init<>())
+        .def("begin", &pyhar::Recording::begin, "Keep what this thread launches from now on.")
+        .def("end", &pyhar::Recording::end, "Keep no more; without effect if it has not begun.")
+        .def("run", &pyhar::Recording::run, py::call_guard<py::gil_scoped_release>(), "Launch it all again, in order.")
+        .def("__len__", &pyhar::Recording::size);
     m.def("max_threads", &pyhar::max_threads, "Threads a parallel loop would use now; 1 without OpenMP.");
     m.def("cuda_driver", [] {
         const auto& driver = pyhar::cuda::Driver::get();

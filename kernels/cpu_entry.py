@@ -29,3 +29,8 @@ def entry(name: str) -> Callable[..., Any]:
         raise RuntimeError(reason)
     function: Callable[..., Any] = getattr(native.load(), name)
     return function
+
+
+def instruction_set() -> str | None:
+    """Return the name of the instruction set in use, or None where the backend is unusable."""
+    return None if why_unusable() is not None else entry("cpu_isa")()

@@ -1,8 +1,9 @@
-"""CUDA graphs of a network's calls, one for each shape of input."""
+"""A network's calls as graphs, one for each shape of input: CUDA graphs, and on the CPU recordings."""
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,34 +12,42 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from pyhar.deploy.recording import Pool, record
+from pyhar.kernels.cpu_entry import instruction_set
+from pyhar.ops.dispatch import asked_backend
+
 Result = TypeVar("Result")
 
 KEPT = 8
 """Graphs kept for one network; the one that was not used for longest goes first. They share their memory."""
+_RECORDABLE = (None, "cpu", "eager")
+"""Backends asked for whose calls on the CPU a recording sees; the others run as interpreters there."""
 _WARMUPS = 3
 """Calls before a capture: libraries choose their algorithms and kernels are compiled in them."""
 
 
 class Captured(NamedTuple):
-    """A graph, the tensors it reads, and what it writes."""
+    """A graph, what it writes, and the tensors it reads."""
 
     replay: Callable[[], None]
-    inputs: list[Tensor]
     result: Any
+    inputs: tuple[Tensor, ...]
 
 
 class Graphs:
-    """Runs functions of tensors through CUDA graphs. Not safe to use from several threads at once."""
+    """Runs functions of tensors through graphs; of several threads one at a time."""
 
     def __init__(self, device: torch.device, *, wanted: bool = True) -> None:
         self.why_not: str | None = None
         """Why functions are called as they are; None if graphs are used."""
-        if device.type != "cuda":
-            self.why_not = f"CUDA graphs need a CUDA device, not {device.type}"
+        if device.type not in ("cpu", "cuda"):
+            self.why_not = f"there are graphs on the CPU and on CUDA devices, not on {device.type}"
         elif not wanted:
             self.why_not = "they were not asked for"
+        self._on_cpu = device.type == "cpu"
         self._captured: OrderedDict[Any, Captured] = OrderedDict()
         self._pool: Any = None
+        self._lock = threading.Lock()
 
     def run(self, name: str, function: Callable[..., Result], *inputs: Tensor) -> Result:
         """`function(*inputs)`; the result, a tree of tensors, depends on nothing else and is the caller's to keep.
@@ -46,16 +55,21 @@ class Graphs:
         The first call with these shapes captures. A function that cannot be captured is called as it is from then
         on, with a warning that says why.
         """
-        if self.why_not is not None:
+        backend = asked_backend()
+        if self.why_not is not None or (self._on_cpu and backend not in _RECORDABLE):
             return function(*inputs)
-        key = (name, *((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs))
+        with self._lock:
+            return self._run((name, backend, instruction_set()), function, *inputs)
+
+    def _run(self, way: tuple[str | None, ...], function: Callable[..., Result], *inputs: Tensor) -> Result:
+        key = (way, *((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs))
         if key not in self._captured:
             try:
                 self._captured[key] = self._capture(function, inputs)
             except RuntimeError as error:
                 self.why_not = f"the capture failed: {error}"
                 self._captured.clear()
-                warnings.warn(f"running without CUDA graphs: {self.why_not}", stacklevel=2)
+                warnings.warn(f"running without graphs: {self.why_not}", stacklevel=3)
                 return function(*inputs)
             if len(self._captured) > KEPT:
                 self._captured.popitem(last=False)
@@ -69,7 +83,17 @@ class Graphs:
         return result
 
     def _capture(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Captured:
-        kept = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device).copy_(t) for t in inputs]
+        return (self._capture_on_cpu if self._on_cpu else self._capture_on_cuda)(function, inputs)
+
+    def _capture_on_cpu(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Captured:
+        kept = _like(inputs)
+        function(*kept)  # weights are packed
+        if self._pool is None:
+            self._pool = Pool()
+        return Captured(*record(function, kept, self._pool), kept)
+
+    def _capture_on_cuda(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Captured:
+        kept = _like(inputs)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
@@ -81,7 +105,11 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             result = function(*kept)
-        return Captured(graph.replay, kept, result)
+        return Captured(graph.replay, result, kept)
+
+
+def _like(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(tensor).copy_(tensor) for tensor in tensors)
 
 
 def copied(value: Any) -> Any:

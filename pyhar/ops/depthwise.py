@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyhar.kernels import cpu_depthwise
-from pyhar.ops.dispatch import register, run
+from pyhar.ops.dispatch import is_traced, register, run
 from pyhar.ops.validation import FLOATING, check_maps
 
 
@@ -83,7 +83,7 @@ def _cpu(x: Tensor, weight: Tensor) -> Tensor:
 def _why_not(x: Tensor, weight: Tensor) -> str | None:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return "it is not there for tracing and torch.func"
-    if torch._C._len_torch_dispatch_stack() or type(x) is not Tensor:
+    if is_traced() or type(x) is not Tensor:
         return "x is not a plain tensor"
     return cpu_depthwise.why_not(x, weight)
 

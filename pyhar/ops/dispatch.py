@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pyhar.errors import UserError, unknown_name
 
@@ -87,6 +88,21 @@ def use_backend(backend: str) -> Iterator[None]:
         yield
     finally:
         _asked = before
+
+
+def asked_backend() -> str | None:
+    """Return the backend asked for by `use_backend`, else by PYHAR_BACKEND, or None."""
+    return _asked if _asked is not None else os.environ.get("PYHAR_BACKEND") or None
+
+
+def is_traced() -> bool:
+    """Whether a dispatch mode of PyTorch's wants to see operators, not what they do.
+
+    One that has `takes_kernels` does not, and is taken for absent.
+    """
+    if not torch._C._len_torch_dispatch_stack():
+        return False
+    return not all(getattr(mode, "takes_kernels", False) for mode in _get_current_dispatch_mode_stack())
 
 
 def run(operator: str, backend: str | None, *args: Any) -> Any:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_autograd, register_fake, register_vmap
 
+from pyhar.ops.dispatch import is_traced
+
 _library = Library("pyhar", "DEF")
 _PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None), bool, int, float, str, list, tuple))
 
@@ -80,7 +82,7 @@ def define(
             return overload(*args)
         if torch._C._are_functorch_transforms_active():
             return Transformed.apply(*args)
-        if torch._C._len_torch_dispatch_stack():
+        if is_traced():
             return overload(*args)  # traced, or fake
         if not _PLAIN.issuperset(map(type, args)):
             return overload(*args)  # somebody's own kind of tensor
