@@ -50,7 +50,7 @@ class Case(NamedTuple):
 
     @property
     def shortcut(self) -> bool:
-        return self.operator != "pointwise_unit" and self.channels != self.out_channels
+        return self.operator != "convolution_unit" and self.channels != self.out_channels
 
 
 class Inputs(NamedTuple):
@@ -81,8 +81,8 @@ def cases(config: SPNetConfig, clips: int) -> list[Case]:
         for neighbour in (c - g, c + g):  # from above and from below
             if 3 * g <= neighbour <= (2 + config.num_levels) * g:
                 found.append(Case("separable_unit", n, neighbour, c, size, size, k))
-        found.append(Case("pointwise_unit", n, c, j, size, size))
-        found.append(Case("pointwise_unit", n, j, c, size, size, norm=False, skips=2))
+        found.append(Case("convolution_unit", n, c, j, size, size))
+        found.append(Case("convolution_unit", n, j, c, size, size, norm=False, skips=2))
     widths = ((config.stem_features, g, 4), (g, 2 * g, 2), (2 * g, 2 * g, 2), (2 * g, 3 * g, 1), (3 * g, 3 * g, 1))
     for before, after, scale in widths:
         size, skips = side * scale, int(before == after)
@@ -130,7 +130,7 @@ def make_inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
 
 def by_pyhar(case: Case, inputs: Inputs, backend: str) -> Tensor:
     """Call the operator."""
-    options = {} if case.operator == "pointwise_unit" else {"shortcut": inputs.shortcut}
+    options = {} if case.operator == "convolution_unit" else {"shortcut": inputs.shortcut}
     function = getattr(ops, case.operator)
     result: Tensor = function(inputs.x, *inputs.norm, *inputs.weights, skips=inputs.skips, backend=backend, **options)
     return result

@@ -180,7 +180,7 @@ pyhar::Unit unit(const std::array<std::int64_t, 5>& size, Address x, Address sca
 const pyhar::UnitKernels& unit_kernels(bool bfloat16) {
     const auto& kernels = pyhar::kernels();
     const auto& units = bfloat16 ? kernels.bfloat16_units : kernels.units;
-    if (units.pointwise == nullptr) throw std::invalid_argument(std::string(kernels.name) + " has no units for bfloat16");
+    if (units.convolution == nullptr) throw std::invalid_argument(std::string(kernels.name) + " has no units for bfloat16");
     return units;
 }
 
@@ -194,16 +194,26 @@ void run_unit(pyhar::UnitKernel kernel, const pyhar::Unit& u) {
     pyhar::perform([=] { kernel(u); });
 }
 
-void cpu_pointwise_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
-                        Address weight, const std::array<Address, 2>& skips, Address out) {
-    run_unit(unit_kernels(bfloat16).pointwise, unit(size, x, scale, shift, weight, 0, skips, out));
+void cpu_convolution_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
+                          std::int64_t kernel, Address weight, const std::array<Address, 2>& skips, Address out) {
+    auto u = unit(size, x, scale, shift, weight, 0, skips, out);
+    u.kernel = kernel, u.middle = u.channels;
+    run_unit(unit_kernels(bfloat16).convolution, u);
 }
 
 void cpu_pooling_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
-                      std::int64_t kernel, const std::array<Address, 2>& skips, Address out) {
+                      std::int64_t kernel, const std::array<std::int64_t, 2>& stride,
+                      const std::array<Address, 2>& skips, Address out) {
     auto u = unit(size, x, scale, shift, 0, 0, skips, out);
-    u.kernel = kernel;
+    u.kernel = kernel, u.row_stride = stride[0], u.column_stride = stride[1];
     run_unit(unit_kernels(bfloat16).pooling, u);
+}
+
+void cpu_stem_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, std::int64_t kernel,
+                   const std::array<std::int64_t, 2>& stride, Address weight, Address out) {
+    auto u = unit(size, x, 0, 0, weight, 0, {0, 0}, out);
+    u.kernel = kernel, u.row_stride = stride[0], u.column_stride = stride[1];
+    run_unit(unit_kernels(bfloat16).stem, u);
 }
 
 void cpu_separable_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
@@ -264,11 +274,12 @@ PYBIND11_MODULE(_native, m) {
     m.def("cpu_depthwise_backward", &cpu_depthwise_backward, "See kernels/cpu_depthwise.py, its only caller.");
     m.def("cpu_unit_packing", &cpu_unit_packing, "Lanes, depth and winograd, by which weights of units are packed.");
     m.def(
-        "cpu_has_bfloat16_units", [] { return pyhar::kernels().bfloat16_units.pointwise != nullptr; },
+        "cpu_has_bfloat16_units", [] { return pyhar::kernels().bfloat16_units.convolution != nullptr; },
         "Whether the instruction set in use multiplies bfloat16.");
     m.def("cpu_separable_unit", &cpu_separable_unit, "A separable unit; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_bottleneck_unit", &cpu_bottleneck_unit, "A bottleneck unit; see kernels/cpu_units.py, its only caller.");
-    m.def("cpu_pointwise_unit", &cpu_pointwise_unit, "A pointwise unit; see kernels/cpu_units.py, its only caller.");
+    m.def("cpu_convolution_unit", &cpu_convolution_unit, "A convolution unit; see kernels/cpu_units.py, its only caller.");
+    m.def("cpu_stem_unit", &cpu_stem_unit, "A stem; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_pooling_unit", &cpu_pooling_unit, "A pooling unit; see kernels/cpu_units.py, its only caller.");
     py::class_<pyhar::Recording>(m, "Recording", "Units and forwards that a thread launches, to be repeated; see recording.h.")
         .def(py::init<>())

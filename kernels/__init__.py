@@ -58,8 +58,9 @@ to write, dense channels_last, at least one value; what they hand from step to s
     units_why_not(x, weights, skips)               why it cannot serve these, or None; weights in order, None left out
     separable_unit(x, scale, shift, depthwise, pointwise, shortcut, skips, out)
     bottleneck_unit(x, scale, shift, reduce, bias, expand, shortcut, skips, out)
-    pointwise_unit(x, scale, shift, weight, skips, out)
-    pooling_unit(x, kernel, out)
+    convolution_unit(x, scale, shift, weight, skips, out)
+    pooling_unit(x, kernel, stride, out)
+    stem_unit(frames, weight, stride, out)         optional; out is of the type of the weight
 
 Maps, weights and skips are of one type; scale, shift and bias are float32; scale and shift are both there or both None.
 A picture's result depends on that picture alone, NaN included, and relu keeps NaN. Weights may have any strides; in

@@ -11,18 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyhar.kernels.cpu_entry import entry, why_unusable
-from pyhar.kernels.cpu_units import bottleneck_unit, pointwise_unit, pooling_unit, separable_unit, units_why_not
+from pyhar.kernels.cpu_entry import entry, keep, why_unusable
+from pyhar.kernels.cpu_units import (
+    bottleneck_unit,
+    convolution_unit,
+    pooling_unit,
+    separable_unit,
+    stem_unit,
+    units_why_not,
+)
 
 __all__ = [
     "bottleneck_unit",
+    "convolution_unit",
     "decode_backward",
     "decode_forward",
-    "pointwise_unit",
     "pooling_unit",
     "separable_unit",
     "softmax_backward",
     "softmax_forward",
+    "stem_unit",
     "units_why_not",
     "why_not",
     "why_unusable",
@@ -86,6 +94,7 @@ def softmax_forward(logits: Tensor, beta: Tensor | None, scale: float, stats: Te
     """Write the probability maps and `stats`."""
     shared = _shared(logits, None, None, beta, scale, _NO_GRID, False, stats)
     if shared is not None:
+        keep(logits, beta, stats, probs)
         entry("cpu_forward")(*shared, 0, 0, 0, None, as_map(probs))
 
 
@@ -123,6 +132,7 @@ def decode_forward(
     """Write `stats`, if given, and the outputs that are wanted."""
     shared = _shared(logits, features, depth_logits, beta, scale, grid, window, stats)
     if shared is not None:
+        keep(logits, features, depth_logits, beta, stats, xy, z, confidence, appearance)
         entry("cpu_forward")(*shared, _address(xy), _address(z), _address(confidence), as_map(appearance), None)
 
 

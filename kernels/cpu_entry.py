@@ -1,10 +1,15 @@
-"""The CPU kernels' functions in the native module."""
+"""The CPU kernels' functions in the native module, and the memory that recorded launches go on using."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from pyhar.kernels import native
 
@@ -34,3 +39,25 @@ def entry(name: str) -> Callable[..., Any]:
 def instruction_set() -> str | None:
     """Return the name of the instruction set in use, or None where the backend is unusable."""
     return None if why_unusable() is not None else entry("cpu_isa")()
+
+
+_recording = threading.local()
+
+
+@contextmanager
+def keeping() -> Iterator[dict[int, torch.UntypedStorage]]:
+    """Collect the memory, by its address, that this thread's launches are given addresses of."""
+    memory: dict[int, torch.UntypedStorage] = {}
+    _recording.memory = memory
+    try:
+        yield memory
+    finally:
+        _recording.memory = None
+
+
+def keep(*tensors: Tensor | None) -> None:
+    """Say that a launch is given the addresses of these tensors."""
+    memory = getattr(_recording, "memory", None)
+    if memory is not None:
+        storages = (tensor.untyped_storage() for tensor in tensors if tensor is not None)
+        memory.update((storage.data_ptr(), storage) for storage in storages)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from pyhar.kernels.cpu_entry import entry
+from pyhar.kernels.cpu_entry import entry, keep
 
 Skips = tuple[Tensor, ...]
 
@@ -113,21 +113,39 @@ def bottleneck_unit(
     )
 
 
-def pointwise_unit(
+def convolution_unit(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, weight: Tensor, skips: Skips, out: Tensor
 ) -> None:
-    """Write the pointwise unit's output."""
+    """Write the convolution unit's output."""
     if out.numel() == 0:
         return
     call = _Call(x, scale, shift, skips, out)
-    call("cpu_pointwise_unit", call.packed(weight, _matrix))
+    kernel = weight.shape[-1]
+    call("cpu_convolution_unit", kernel, call.packed(weight, _matrix if kernel == 1 else _expansion))
 
 
-def pooling_unit(x: Tensor, kernel: int, out: Tensor) -> None:
+def pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int], out: Tensor) -> None:
     """Write the pooling unit's output."""
     if out.numel() == 0:
         return
-    _Call(x, None, None, (), out)("cpu_pooling_unit", kernel)
+    _Call(x, None, None, (), out)("cpu_pooling_unit", kernel, stride)
+
+
+def stem_unit(frames: Tensor, weight: Tensor, stride: tuple[int, int], out: Tensor) -> None:
+    """Write the stem's output."""
+    if out.numel() == 0:
+        return
+    bfloat16 = out.dtype == torch.bfloat16 and entry("cpu_has_bfloat16_units")()
+    widened = out.dtype != torch.float32 and not bfloat16
+    form = _Format(*entry("cpu_unit_packing")(bfloat16))
+    (n, c, rows, columns), kernel = frames.shape, weight.shape[-1]
+    x, packed = frames.float().contiguous(), _packed(weight, _lines, form, widened)
+    written = torch.empty_like(out, dtype=torch.float32) if widened else out
+    keep(x, packed, written)
+    size = (n, c, out.shape[1], rows, columns)
+    entry("cpu_stem_unit")(bfloat16, size, x.data_ptr(), kernel, stride, packed.data_ptr(), written.data_ptr())
+    if widened:
+        out.copy_(written)
 
 
 class _Call:
@@ -150,11 +168,12 @@ class _Call:
         """Return `weight` as the kernels take it."""
         return None if weight is None else _packed(weight, packing, self.format, self.widened)
 
-    def __call__(self, function: str, *unit: Tensor | int | None) -> None:
+    def __call__(self, function: str, *unit: Tensor | int | tuple[int, int] | None) -> None:
         skips = [skip.data_ptr() for skip in self.skips] + [0] * (2 - len(self.skips))
-        values = [_address(value) if not isinstance(value, int) else value for value in unit]
+        values = [value if isinstance(value, int | tuple) else _address(value) for value in unit]
         addresses = [_address(tensor) for tensor in self.inputs]
         out = torch.empty_like(self.out, dtype=torch.float32) if self.widened else self.out
+        keep(*self.inputs, *self.skips, out, *(value for value in unit if isinstance(value, Tensor)))
         entry(function)(self.bfloat16, self.size, *addresses, *values, skips, out.data_ptr())
         if self.widened:
             self.out.copy_(out)
@@ -210,6 +229,10 @@ def _matrices(weights: Tensor, form: _Format) -> Tensor:
 
 def _matrix(weight: Tensor, form: _Format) -> Tensor:
     return _matrices(weight.flatten(1), form)
+
+
+def _lines(weight: Tensor, form: _Format) -> Tensor:
+    return _matrices(weight.permute(2, 0, 3, 1).flatten(2), form)
 
 
 def _expansion(weight: Tensor, form: _Format) -> Tensor:

@@ -108,12 +108,13 @@ def cpu_bottleneck_unit(
     out: int,
     /,
 ) -> None: ...
-def cpu_pointwise_unit(
+def cpu_convolution_unit(
     bfloat16: bool,
     size: tuple[int, int, int, int, int],
     x: int,
     scale: int,
     shift: int,
+    kernel: int,
     weight: int,
     skips: tuple[int, int],
     out: int,
@@ -127,7 +128,18 @@ def cpu_pooling_unit(
     scale: int,
     shift: int,
     kernel: int,
+    stride: tuple[int, int],
     skips: tuple[int, int],
+    out: int,
+    /,
+) -> None: ...
+def cpu_stem_unit(
+    bfloat16: bool,
+    size: tuple[int, int, int, int, int],
+    x: int,
+    kernel: int,
+    stride: tuple[int, int],
+    weight: int,
     out: int,
     /,
 ) -> None: ...

@@ -19,14 +19,18 @@ struct Unit {
     const void* skips[2] = {nullptr, nullptr};       // maps like out
     void* out = nullptr;
 
-    // Pooling units have `kernel` x `kernel` windows, at most as large as a picture, and outputs = channels.
+    // Pooling units have `kernel` x `kernel` windows that begin at every stride-th row and column and end at the edge, and
+    // outputs = channels. Stems have a stride too; their x is float, (batch, channel, row, column), and their weight a matrix
+    // (outputs, kernel * channels) for each row of the kernel.
+    std::int64_t row_stride = 1, column_stride = 1;
 
     // Separable units: floats, [channels / lanes][kernel * kernel][lanes], filled up with zeros.
     std::int64_t kernel = 1;
     const float* depthwise = nullptr;
 
     // Bottleneck units. `weight` is a matrix (outputs, middle) for each place of the kernel; with a 3 x 3 kernel and
-    // UnitKernels::winograd it is 36 packed as floats, the kernel transformed as unit_winograd.h has it.
+    // UnitKernels::winograd it is 36 packed as floats, the kernel transformed as unit_winograd.h has it. Convolution units
+    // are bottlenecks whose middle is what the prologue gives.
     std::int64_t middle = 0;
     const void* reduce = nullptr;  // matrix (middle, channels)
     const float* bias = nullptr;   // (middle), filled up with zeros to whole vectors
@@ -36,7 +40,7 @@ using UnitKernel = void (*)(const Unit&);
 
 // The units for one storage type; null where the instruction set does not serve it.
 struct UnitKernels {
-    UnitKernel separable = nullptr, bottleneck = nullptr, pointwise = nullptr, pooling = nullptr;
+    UnitKernel separable = nullptr, bottleneck = nullptr, convolution = nullptr, pooling = nullptr, stem = nullptr;
     std::int64_t depth = 1;
     bool winograd = true;
 };

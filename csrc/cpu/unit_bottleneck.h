@@ -1,4 +1,5 @@
 // Bottleneck units: 1 x 1 to the middle, bias and relu, k x k to the outputs. The middle is never whole in memory.
+// Without the first product the middle is what the prologue gives.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,8 @@ class Middle {
 public:
     Middle(const Unit& unit, std::int64_t rows)
         : unit_(unit),
-          activated_(unit, unit.columns),
+          prologue_(unit),
+          activated_(unit, unit.reduce == nullptr ? 0 : unit.columns),
           margin_(unit.kernel / 2),
           rows_(rows + 2 * margin_),
           pixel_step_(spread<D>(unit.middle)),
@@ -60,6 +62,7 @@ private:
     D* row_at(std::int64_t i) { return data_ + i * row_step_; }
 
     void fill_row(std::int64_t pixel, D* to) {
+        if (unit_.reduce == nullptr) return prologue_.rows(pixel, unit_.columns, to, pixel_step_);
         const Term<S> term = activated_.term(pixel, unit_.columns, unit_.reduce);
         Finish<D> finish{to, pixel_step_};
         finish.bias = unit_.bias;
@@ -68,6 +71,7 @@ private:
     }
 
     const Unit& unit_;
+    const Prologue<S> prologue_;
     const Activated<S> activated_;
     const std::int64_t margin_, rows_, pixel_step_, row_step_;
     D* const data_;
@@ -224,7 +228,8 @@ void bottleneck_unit(const Unit& unit) {
     const std::int64_t fitting = across < whole ? whole / across : 1;
     const std::int64_t together = (fitting < rows ? fitting : rows) * unit_rows;
     const std::int64_t pieces = unit.batch * ((unit.rows + together - 1) / together);
-    const std::int64_t a_pixel = unit.middle * (unit.channels + unit.outputs * unit.kernel * unit.kernel);
+    const std::int64_t reduced = unit.reduce == nullptr ? 0 : unit.channels;
+    const std::int64_t a_pixel = unit.middle * (reduced + unit.outputs * unit.kernel * unit.kernel);
     const int threads =
         useful_threads(2.0 * static_cast<double>(unit.batch * unit.rows * unit.columns * a_pixel), pieces);
     auto body = [&](std::int64_t begin, std::int64_t end) {

@@ -1,4 +1,4 @@
-// The largest values of windows that begin at every second pixel and end at the edge.
+// The largest values of windows that begin at every so many pixels and end at the edge.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,8 @@ void largest_of(const S* from, std::int64_t step, std::int64_t count, std::int64
 template <class S>
 void pooling_unit(const Unit& unit) {
     const std::int64_t kernel = unit.kernel, channels = unit.channels, line = unit.columns * channels;
-    const std::int64_t out_rows = (unit.rows - kernel + 1) / 2 + 1, out_columns = (unit.columns - kernel + 1) / 2 + 1;
+    const std::int64_t down = unit.row_stride, across = unit.column_stride;
+    const std::int64_t out_rows = (unit.rows + down - 1) / down, out_columns = (unit.columns + across - 1) / across;
     const std::int64_t rows = unit.batch * out_rows;
     const int threads = useful_threads(static_cast<double>(rows * out_columns * channels * kernel), rows);
     const auto cut = [&](std::int64_t first, std::int64_t end) { return end - first < kernel ? end - first : kernel; };
@@ -43,12 +44,13 @@ void pooling_unit(const Unit& unit) {
         const Frame frame;
         S* const tallest = scratch<S>(line);
         for (std::int64_t row = begin; row < end; ++row) {
-            const std::int64_t picture = row / out_rows, y = row % out_rows * 2;
+            const std::int64_t picture = row / out_rows, y = row % out_rows * down;
             const S* const from = static_cast<const S*>(unit.x) + (picture * unit.rows + y) * line;
             S* const to = static_cast<S*>(unit.out) + row * out_columns * channels;
             largest_of(from, line, cut(y, unit.rows), line, tallest);
             for (std::int64_t x = 0; x < out_columns; ++x) {
-                largest_of(tallest + 2 * x * channels, channels, cut(2 * x, unit.columns), channels, to + x * channels);
+                const std::int64_t first = x * across;
+                largest_of(tallest + first * channels, channels, cut(first, unit.columns), channels, to + x * channels);
             }
         }
     };

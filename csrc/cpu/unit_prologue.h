@@ -37,7 +37,8 @@ public:
     }
 
     // Pixels [first, first + count) as factors of a product, `step` elements apart, filled up with zeros.
-    void rows(std::int64_t first, std::int64_t count, S* to, std::int64_t step) const {
+    template <class D>
+    void rows(std::int64_t first, std::int64_t count, D* to, std::int64_t step) const {
         for (std::int64_t i = 0; i < count; ++i) {
             each(first + i, [&](std::int64_t c, Vec<float> v) PYHAR_LAMBDA_INLINE { store_map(to + i * step + c, v); });
         }

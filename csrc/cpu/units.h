@@ -6,13 +6,15 @@
 #include "cpu/unit_bottleneck.h"
 #include "cpu/unit_depthwise.h"
 #include "cpu/unit_pool.h"
+#include "cpu/unit_stem.h"
 #include "cpu/unit_tasks.h"
 
 namespace pyhar {
 namespace PYHAR_ISA {
 
 template <class S>
-void pointwise_unit(const Unit& unit) {
+void convolution_unit(const Unit& unit) {
+    if (unit.kernel > 1) return bottleneck_unit<S>(unit);
     const std::int64_t pixels = unit.batch * unit.rows * unit.columns;
     const int threads = useful_threads(2.0 * static_cast<double>(pixels * unit.channels * unit.outputs), pixels);
     const Finish<S> finish = finish_of<S>(unit);
@@ -55,8 +57,8 @@ void separable_unit(const Unit& unit) {
 }
 
 template <class S>
-constexpr UnitKernels unit_kernels = {&separable_unit<S>, &bottleneck_unit<S>, &pointwise_unit<S>, &pooling_unit<S>,
-                                      Factors<S>::depth, uses_winograd<S>};
+constexpr UnitKernels unit_kernels = {&separable_unit<S>, &bottleneck_unit<S>, &convolution_unit<S>, &pooling_unit<S>,
+                                      &stem_unit<S>,                                       Factors<S>::depth, uses_winograd<S>};
 
 }  // namespace PYHAR_ISA
 }  // namespace pyhar

@@ -212,19 +212,19 @@ def bottleneck_unit(
         launch.start(x.device)
 
 
-def pointwise_unit(
+def convolution_unit(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, weight: Tensor, skips: tuple[Tensor, ...], out: Tensor
 ) -> None:
     """Write `out`."""
-    from pyhar.kernels.triton.units import pointwise_launches
+    from pyhar.kernels.triton.units import convolution_launches
 
-    for launch in pointwise_launches(x, scale, shift, weight, skips, out):
+    for launch in convolution_launches(x, scale, shift, weight, skips, out):
         launch.start(x.device)
 
 
-def pooling_unit(x: Tensor, kernel: int, out: Tensor) -> None:
+def pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int], out: Tensor) -> None:
     """Write `out`."""
     from pyhar.kernels.triton.units import pooling_launches
 
-    for launch in pooling_launches(x, kernel, out):
+    for launch in pooling_launches(x, kernel, stride, out):
         launch.start(x.device)

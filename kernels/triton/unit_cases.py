@@ -12,7 +12,7 @@ from torch import Tensor
 from pyhar.kernels.triton.launch import Launch
 from pyhar.kernels.triton.units import (
     bottleneck_launches,
-    pointwise_launches,
+    convolution_launches,
     pooling_launches,
     separable_launches,
 )
@@ -65,5 +65,6 @@ def unit_launches(case: UnitCase) -> Iterator[Launch]:
     yield from separable_launches(x, vector, vector, weight(C, 1, K, K), pointwise, shortcut, skips, out)
     bias, expand = torch.empty(M, device="meta"), weight(case.out_channels, M, 3, 3)
     yield from bottleneck_launches(x, vector, vector, weight(M, C, 1, 1), bias, expand, shortcut, skips, out)
-    yield from pointwise_launches(x, vector, vector, pointwise, skips, out)
-    yield from pooling_launches(x, min(K, 3), F.max_pool2d(x, min(K, 3), 2, ceil_mode=True))
+    yield from convolution_launches(x, vector, vector, pointwise, skips, out)
+    yield from convolution_launches(x, vector, vector, weight(case.out_channels, C, 3, 3), skips, out)
+    yield from pooling_launches(x, 2, (2, 2), F.max_pool2d(x, 2, ceil_mode=True))

@@ -22,7 +22,7 @@ def largest(best, value):
 def unit_pooling_kernel(
     maps, out, channels, rows, columns, out_rows, out_columns, pixels,
     maps_image, maps_row, maps_pixel, out_image, out_row, out_pixel,
-    KERNEL: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    KERNEL: tl.constexpr, DOWN: tl.constexpr, ACROSS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """PIXELS pixels of the output, over all pictures, by CHANNELS channels."""
     strips = (channels + CHANNELS - 1) // CHANNELS
@@ -34,15 +34,16 @@ def unit_pooling_kernel(
     best = tl.full((PIXELS, CHANNELS), float("-inf"), tl.float32)
     for j in tl.static_range(KERNEL):
         for i in tl.static_range(KERNEL):
-            known = here & (2 * y + j < rows) & (2 * x + i < columns)
-            offsets = pixel_offsets(p, n, 2 * y + j, 2 * x + i, maps_image, maps_row, maps_pixel, False)
+            row, column = DOWN * y + j, ACROSS * x + i
+            known = here & (row < rows) & (column < columns)
+            offsets = pixel_offsets(p, n, row, column, maps_image, maps_row, maps_pixel, False)
             known = known[:, None] & (c < channels)[None, :]
             value = tl.load(maps + offsets[:, None] + c[None, :], mask=known, other=float("-inf"))
             best = largest(best, value)
     store_maps(out, pixel_offsets(p, n, y, x, out_image, out_row, out_pixel, False), here, c, channels, best)
 
 
-def unit_pooling_launch(x: Tensor, kernel: int, out: Tensor) -> Launch:
+def unit_pooling_launch(x: Tensor, kernel: int, stride: tuple[int, int], out: Tensor) -> Launch:
     """Return the launch that writes `out`."""
     batch, channels, out_rows, out_columns = out.shape
     pixels = batch * out_rows * out_columns
@@ -50,6 +51,7 @@ def unit_pooling_launch(x: Tensor, kernel: int, out: Tensor) -> Launch:
     arguments, _ = maps_arguments(out_columns, maps=x, out=out)
     arguments |= {"channels": channels, "rows": x.shape[2], "columns": x.shape[3]}
     arguments |= {"out_rows": out_rows, "out_columns": out_columns, "pixels": pixels}
-    constants = {"KERNEL": kernel, "PIXELS": tile.pixels, "CHANNELS": tile.channels}
+    constants = {"KERNEL": kernel, "DOWN": stride[0], "ACROSS": stride[1]}
+    constants |= {"PIXELS": tile.pixels, "CHANNELS": tile.channels}
     programs = tiles(pixels, tile.pixels) * tiles(channels, tile.channels)
     return Launch(unit_pooling_kernel, programs, arguments, constants, tile.warps)

@@ -61,16 +61,16 @@ def bottleneck_launches(
     ]
 
 
-def pointwise_launches(
+def convolution_launches(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, weight: Tensor, skips: Skips, out: Tensor
 ) -> list[Launch]:
     """Return the launches that write `out`."""
     return [unit_product_launch(x, scale, shift, weight, out, skips=skips)]
 
 
-def pooling_launches(x: Tensor, kernel: int, out: Tensor) -> list[Launch]:
+def pooling_launches(x: Tensor, kernel: int, stride: tuple[int, int], out: Tensor) -> list[Launch]:
     """Return the launches that write `out`."""
-    return [unit_pooling_launch(x, kernel, out)]
+    return [unit_pooling_launch(x, kernel, stride, out)]
 
 
 def _side(x: Tensor, scale: Tensor | None, shift: Tensor | None, shortcut: Tensor | None) -> dict[str, Any]:

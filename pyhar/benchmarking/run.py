@@ -108,7 +108,7 @@ def _measure(
         ceilings.name_of(dtype),
         given,
         sum(kind.operations for kind in work.values()) / 1e9,
-        counting.operations(deploy(model, cuda_graph=False), frames) / 1e9,
+        counting.operations(deploy(model, graph=False), frames) / 1e9,
         work,
     )
     calls = contenders(model, dtype, plan.compile_mode)
@@ -137,7 +137,7 @@ def _measure(
     if plan.parts:
         channels_last = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         plain = channels_last if dtype == torch.float32 else None
-        case.parts_ms[OURS] = _parts(deploy(model, dtype=dtype, cuda_graph=False), frames)
+        case.parts_ms[OURS] = _parts(deploy(model, dtype=dtype, graph=False), frames)
         if plain is not None:
             case.parts_ms["PyTorch, channels_last"] = _parts(plain, frames)
     return case, rows

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyhar import ops
-from pyhar.deploy.layers import Bottleneck, Layer, Separable, fold
-from pyhar.models.action import ActionInput, ActionPart, shrink
+from pyhar.deploy.layers import Bottleneck, Layer, Separable, fold, twice
+from pyhar.models.action import ActionInput, ActionPart, shrinking
 from pyhar.models.blocks import ResidualUnit, SeparableConv
 from pyhar.models.prediction import BlockMaps, PredictionBlock, coordinates, join
 
@@ -70,7 +70,7 @@ class Heads(Layer):
 
     def forward(self, z: Tensor) -> Tensor:
         """All maps of the features z (N, F, h, w) before their norm: (N, heads * J, h, w)."""
-        return ops.pointwise_unit(z, self.scale, self.shift, self.weight)
+        return ops.convolution_unit(z, self.scale, self.shift, self.weight)
 
     def split(self, maps: Tensor) -> dict[str, Tensor]:
         """The maps by what they mean, as views."""
@@ -80,12 +80,12 @@ class Heads(Layer):
         """Maps back to features, and the skips added: Eq. 10, or the release's form of it."""
         assert self.back is not None
         if self.logits:
-            return ops.pointwise_unit(maps, self.ones, self.zeros, self.back, skips=skips)
+            return ops.convolution_unit(maps, self.ones, self.zeros, self.back, skips=skips)
         parts = [ops.spatial_softmax(split["heat"])]
         if "depth" in split:
             parts.append(split["depth"].sigmoid())
         back = torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
-        return ops.pointwise_unit(back, None, None, self.back, skips=skips)
+        return ops.convolution_unit(back, None, None, self.back, skips=skips)
 
 
 class Block(nn.Module):
@@ -139,8 +139,7 @@ class Block(nn.Module):
 
 
 class Action(Layer):
-    """`pyhar.models.action.ActionPart` in float32: its maps are small, and its motions lie in the coordinates' last
-    digits."""
+    """`pyhar.models.action.ActionPart`. What reads coordinates is float32: motions lie in their last digits."""
 
     pose_convs: Tensor
     appearance_conv: Tensor
@@ -150,51 +149,56 @@ class Action(Layer):
     scale2: Tensor
     shift2: Tensor
     heads: Tensor
+    ones: Tensor
+    zeros: Tensor
     reinjection: Tensor | None
 
-    def __init__(self, action: ActionPart) -> None:
+    def __init__(self, action: ActionPart, dtype: torch.dtype) -> None:
         super().__init__()
-        self.pose_unit = Bottleneck(action.pose_unit, torch.float32)
-        self.fusion = Bottleneck(action.fusion, torch.float32)
+        self.pose_unit = Bottleneck(action.pose_unit, dtype)
+        self.fusion = Bottleneck(action.fusion, dtype)
         kernels = [layer.weight for layer in action.pose_convs if isinstance(layer, nn.Conv2d)]
         heads = [layer.weight for layer in action.heads if isinstance(layer, nn.Conv2d)]
         self.classes = [len(head) for head in heads]
         scale1, shift1 = fold(action.norm1)
         scale2, shift2 = fold(action.norm2)
         self.hold(
-            appearance_conv=action.appearance_conv.weight,
-            scale1=scale1[:, None, None],
-            shift1=shift1[:, None, None],
-            scale2=scale2[:, None, None],
-            shift2=shift2[:, None, None],
-        )
-        self.hold(  # PyTorch's convolution would bring weights into the maps' order at every call
-            memory_format=torch.channels_last,
-            pose_convs=torch.cat([_widened(kernel, 3, 5) for kernel in kernels]),
-            conv1=action.conv1.weight,
-            heads=torch.cat(heads),
-            reinjection=None if action.reinjection is None else action.reinjection.weight,
+            pose_convs=torch.cat([_widened(kernel, 5) for kernel in kernels]),
+            appearance_conv=action.appearance_conv.weight.to(dtype),
+            scale1=scale1,
+            shift1=shift1,
+            conv1=action.conv1.weight.to(dtype),
+            scale2=scale2,
+            shift2=shift2,
+            heads=torch.cat(heads).to(dtype),
+            ones=scale2.new_ones(sum(self.classes)),
+            zeros=scale2.new_zeros(sum(self.classes)),
+            reinjection=None if action.reinjection is None else action.reinjection.weight.to(dtype),
         )
 
     def forward(self, clips: ActionInput, carried: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
-        """As `ActionPart.forward`; everything float32 but the appearance, which comes as it is."""
+        """As `ActionPart.forward`; the appearance and what is carried are of the type of the maps."""
         p = (clips.coordinates * clips.confidence.unsqueeze(-1)).permute(0, 3, 1, 2)
-        p = self.pose_unit(F.conv2d(p, self.pose_convs, padding=(1, 2)).contiguous(memory_format=torch.channels_last))
-        v = ops.pointwise_unit(clips.appearance.float().permute(0, 3, 1, 2), None, None, self.appearance_conv)
-        streams = [shrink(p), shrink(v)]
+        p = self.pose_unit(ops.convolution_unit(p, None, None, self.pose_convs).to(self.conv1.dtype))
+        v = ops.convolution_unit(clips.appearance.permute(0, 3, 1, 2), None, None, self.appearance_conv)
+        streams = [_shrink(p), _shrink(v)]
         u = self.fusion(torch.cat(streams if carried is None else [*streams, carried], dim=1))
-        c1 = F.conv2d(torch.relu(torch.addcmul(self.shift1, u, self.scale1)), self.conv1, padding=1)
-        # ceil_mode pads an odd side as "same" does.
-        pooled = F.max_pool2d(c1, 2, ceil_mode=True) - F.max_pool2d(-c1, 2, ceil_mode=True)
-        maps = F.conv2d(torch.relu(torch.addcmul(self.shift2, pooled, self.scale2)), self.heads, padding=1)
+        c1 = ops.convolution_unit(u, self.scale1, self.shift1, self.conv1)
+        pooled = ops.pooling_unit(c1, 2) - ops.pooling_unit(-c1, 2)  # an odd side is padded, as "same" does
+        maps = ops.convolution_unit(pooled, self.scale2, self.shift2, self.heads)
         logits = (maps.amax(dim=(2, 3)) + maps.amin(dim=(2, 3))).split(self.classes, dim=1)
         if self.reinjection is None:
             return None, list(logits)
-        back = F.interpolate(maps.relu(), scale_factor=2, mode="nearest")
-        return u + c1 + F.conv2d(back, self.reinjection, padding=1), list(logits)
+        return ops.convolution_unit(twice(maps), self.ones, self.zeros, self.reinjection, skips=(u, c1)), list(logits)
 
 
-def _widened(kernel: Tensor, rows: int, columns: int) -> Tensor:
-    """A kernel (O, C, y, x) of odd sides with zeros around it: (O, C, rows, columns)."""
-    down, across = (rows - kernel.shape[2]) // 2, (columns - kernel.shape[3]) // 2
+def _shrink(x: Tensor) -> Tensor:
+    """As `pyhar.models.action.shrink`."""
+    padding, stride = shrinking(x)
+    return ops.pooling_unit(F.pad(x, padding) if any(padding) else x, 2, stride)
+
+
+def _widened(kernel: Tensor, side: int) -> Tensor:
+    """A kernel (O, C, y, x) of odd sides with zeros around it: (O, C, side, side)."""
+    down, across = (side - kernel.shape[2]) // 2, (side - kernel.shape[3]) // 2
     return F.pad(kernel, (across, across, down, down))

@@ -45,15 +45,15 @@ class Graphs:
         elif not wanted:
             self.why_not = "they were not asked for"
         self._on_cpu = device.type == "cpu"
-        self._captured: OrderedDict[Any, Captured] = OrderedDict()
+        self._captured: OrderedDict[Any, Captured | None] = OrderedDict()  # None: called once
         self._pool: Any = None
         self._lock = threading.Lock()
 
     def run(self, name: str, function: Callable[..., Result], *inputs: Tensor) -> Result:
         """`function(*inputs)`; the result, a tree of tensors, depends on nothing else and is the caller's to keep.
 
-        The first call with these shapes captures. A function that cannot be captured is called as it is from then
-        on, with a warning that says why.
+        The second call with these shapes captures; the first packs weights and compiles kernels. A function that cannot
+        be captured is called as it is from then on, with a warning that says why.
         """
         backend = asked_backend()
         if self.why_not is not None or (self._on_cpu and backend not in _RECORDABLE):
@@ -64,17 +64,18 @@ class Graphs:
     def _run(self, way: tuple[str | None, ...], function: Callable[..., Result], *inputs: Tensor) -> Result:
         key = (way, *((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs))
         if key not in self._captured:
+            self._keep(key, None)
+            return function(*inputs)
+        captured = self._captured[key]
+        if captured is None:
             try:
-                self._captured[key] = self._capture(function, inputs)
+                captured = self._capture(function, inputs)
             except RuntimeError as error:
                 self.why_not = f"the capture failed: {error}"
                 self._captured.clear()
                 warnings.warn(f"running without graphs: {self.why_not}", stacklevel=3)
                 return function(*inputs)
-            if len(self._captured) > KEPT:
-                self._captured.popitem(last=False)
-        self._captured.move_to_end(key)
-        captured = self._captured[key]
+        self._keep(key, captured)
         for kept, given in zip(captured.inputs, inputs, strict=True):
             kept.copy_(given)
         captured.replay()
@@ -82,15 +83,27 @@ class Graphs:
         result: Result = copied(captured.result)
         return result
 
+    def clear(self) -> None:
+        """Forget all graphs, because what the functions read beside their inputs lies elsewhere or has changed."""
+        with self._lock:
+            self._captured.clear()
+
+    def _keep(self, key: Any, captured: Captured | None) -> None:
+        """As the newest."""
+        self._captured[key] = captured
+        self._captured.move_to_end(key)
+        if len(self._captured) > KEPT:
+            self._captured.popitem(last=False)
+
     def _capture(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Captured:
         return (self._capture_on_cpu if self._on_cpu else self._capture_on_cuda)(function, inputs)
 
     def _capture_on_cpu(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Captured:
         kept = _like(inputs)
-        function(*kept)  # weights are packed
         if self._pool is None:
             self._pool = Pool()
-        return Captured(*record(function, kept, self._pool), kept)
+        recorded = record(function, kept, self._pool)
+        return Captured(recorded.repeat, recorded.result, kept)  # the method holds the memory
 
     def _capture_on_cuda(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Captured:
         kept = _like(inputs)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyhar import ops
-from pyhar.models.blocks import EntryFlow, ResidualUnit, SeparableConv, UpscalingUnit, same_padding
+from pyhar.models.blocks import EntryFlow, ResidualUnit, SeparableConv, UpscalingUnit
 
 
 def fold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -85,13 +85,14 @@ class Upscaling(Separable):
         The shortcut's product commutes with the repetition, and is a quarter of the work before it.
         """
         assert self.shortcut is not None
-        beside = ops.pointwise_unit(x, self.scale, self.shift, self.shortcut)
+        beside = ops.convolution_unit(x, self.scale, self.shift, self.shortcut)
         return ops.separable_unit(
-            _twice(x), self.scale, self.shift, self.depthwise, self.pointwise, skips=(_twice(beside), *skips)
+            twice(x), self.scale, self.shift, self.depthwise, self.pointwise, skips=(twice(beside), *skips)
         )
 
 
-def _twice(x: Tensor) -> Tensor:
+def twice(x: Tensor) -> Tensor:
+    """(N, C, Y, X) to (N, C, 2 Y, 2 X), every pixel repeated."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
@@ -147,9 +148,7 @@ class Stem(Layer):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Any floating type; both sides even."""
-        before, after = same_padding(frames.shape[-1], 7, 2)
-        padded = F.pad(frames.to(self.weight.dtype), (before, after, before, after))
-        return F.conv2d(padded.contiguous(memory_format=torch.channels_last), self.weight, stride=2)
+        return ops.stem_unit(frames, self.weight)
 
 
 class Entry(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +25,19 @@ def deploy(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
-    cuda_graph: bool = True,
+    graph: bool = True,
 ) -> DeployedSPNet:
     """The inference form of `model`, cut or not, with its weights copied and its running statistics folded.
 
-    dtype: of maps and weights: float32, bfloat16 or float16. Coordinates, depth, confidence and the part that looks at
-    clips are float32 always. device: where it runs; None: where the model is. cuda_graph: on a CUDA device, capture
-    one CUDA graph for each shape of input. Raises UserError on another dtype.
+    dtype: of maps and weights: float32, bfloat16 or float16. Coordinates, depth, confidence and scores are float32
+    always. device: where it runs; None: where the model is. graph: keep the calls that the network makes for each shape
+    of input and repeat them, on a CUDA device as a CUDA graph; of several threads one computes at a time then. Raises
+    UserError on another dtype.
     """
     if dtype not in DTYPES.values():
         raise UserError(f"cannot deploy in {dtype}: use float32, bfloat16 or float16")
     where = next(model.parameters()).device if device is None else torch.device(device)
-    return DeployedSPNet(model, dtype, where, cuda_graph=cuda_graph)
+    return DeployedSPNet(model, dtype, where, graph=graph)
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -68,8 +69,8 @@ class DeployedVisit(nn.Module):
         self.scale = deploy_scale(visit.scale, dtype)
         self.block = Block(visit.block, dtype)
         unit, action = visit.action_unit, visit.block.action
-        self.action_unit = None if unit is None else Separable.of(unit, torch.float32)
-        self.action = None if action is None else Action(action)
+        self.action_unit = None if unit is None else Separable.of(unit, dtype)
+        self.action = None if action is None else Action(action, dtype)
 
     @property
     def acts(self) -> bool:
@@ -110,7 +111,7 @@ class DeployedParts(TwoPartNetwork):
 class DeployedSPNet(nn.Module):
     """What `deploy` makes: takes and gives what an `SPNet` does, without gradients."""
 
-    def __init__(self, model: SPNet, dtype: torch.dtype, device: torch.device, *, cuda_graph: bool = True) -> None:
+    def __init__(self, model: SPNet, dtype: torch.dtype, device: torch.device, *, graph: bool = True) -> None:
         super().__init__()
         self.config = model.config
         self.dtype = dtype
@@ -119,8 +120,8 @@ class DeployedSPNet(nn.Module):
         # Tensors made in inference mode count no versions, by which backends know the weights they have packed.
         with torch.inference_mode(False), torch.no_grad():
             self.parts = DeployedParts(model, dtype).to(device)
-        self.graphs = Graphs(device, wanted=cuda_graph)
-        """The CUDA graphs; `graphs.why_not` says why there are none."""
+        self.graphs = Graphs(device, wanted=graph)
+        """The graphs; `graphs.why_not` says why there are none."""
         self.eval()
 
     def train(self, mode: bool = True) -> DeployedSPNet:
@@ -128,6 +129,16 @@ class DeployedSPNet(nn.Module):
         if mode:
             raise UserError("a deployed network only predicts: train the SPNet that it was made of and deploy it again")
         return super().train(False)
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        """As of every module; graphs of the old weights are forgotten."""
+        self.graphs.clear()
+        return super().load_state_dict(*args, **options)
+
+    def _apply(self, *args: Any, **options: Any) -> DeployedSPNet:
+        self.graphs.clear()
+        super()._apply(*args, **options)
+        return self
 
     @torch.inference_mode()
     def forward(self, frames: Tensor, *, keep_maps: bool = False) -> SPNetOutput:

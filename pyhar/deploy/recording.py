@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from pyhar.kernels import native
+from pyhar.kernels.cpu_entry import keeping
 
 _EMPTY = {
     torch.ops.aten.empty.memory_format,
@@ -32,10 +33,17 @@ _WASTE = 2
 
 
 class Recorded(NamedTuple):
-    """What to do to repeat a function, and where its result is afterwards."""
+    """What a function does, and where its result is afterwards."""
 
-    repeat: Callable[[], None]
+    steps: list[Callable[[], Any]]
     result: Any
+    memory: dict[int, torch.UntypedStorage]
+    """What launches of our kernels, which know addresses alone, read and write."""
+
+    def repeat(self) -> None:
+        """Do it again."""
+        for step in self.steps:
+            step()
 
 
 class Pool:
@@ -44,6 +52,11 @@ class Pool:
     def __init__(self) -> None:
         self._blocks: list[Tensor] = []
         self._free: set[int] = set()
+
+    @property
+    def size(self) -> int:
+        """Bytes in all blocks."""
+        return sum(len(block) for block in self._blocks)
 
     def begin(self) -> None:
         """All blocks are free for a new recording."""
@@ -81,17 +94,11 @@ def record(function: Callable[..., Any], inputs: tuple[Tensor, ...], pool: Pool)
     """
     recorder = _Recorder(pool)
     try:
-        with recorder:
+        with recorder, keeping() as memory:
             result = function(*inputs)
     finally:
         recorder.close()
-    steps = recorder.steps
-
-    def repeat() -> None:
-        for step in steps:
-            step()
-
-    return Recorded(repeat, result)
+    return Recorded(recorder.steps, result, memory)
 
 
 class _Recorder(TorchDispatchMode):

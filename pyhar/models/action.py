@@ -73,7 +73,12 @@ class ActionPart(nn.Module):
 def shrink(x: Tensor) -> Tensor:
     """Zero-pad (B, C, T, J) so that joints divide by 4 and time by twice its stride, then max-pool 2x2; long clips
     shrink in time too."""
+    padding, stride = shrinking(x)
+    return max_pool(F.pad(x, padding), 2, stride)
+
+
+def shrinking(x: Tensor) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    """How `shrink` pads (left, right, top, bottom) and strides (down, across) over (B, C, T, J)."""
     stride = 2 if x.shape[-2] >= 16 else 1
     time, joints = -x.shape[-2] % (2 * stride), -x.shape[-1] % 4
-    padded = F.pad(x, (joints // 2, joints - joints // 2, time // 2, time - time // 2))
-    return max_pool(padded, 2, (stride, 2))
+    return (joints // 2, joints - joints // 2, time // 2, time - time // 2), (stride, 2)

@@ -38,23 +38,24 @@ from pyhar.ops.decode import DecodedPose, decode_pose, expectation, soft_argmax
 from pyhar.ops.depthwise import depthwise_conv
 from pyhar.ops.dispatch import available_backends, use_backend
 from pyhar.ops.softmax import spatial_softmax
-from pyhar.ops.units import bottleneck_unit, pointwise_unit, pooling_unit, separable_unit
+from pyhar.ops.units import bottleneck_unit, convolution_unit, pooling_unit, separable_unit, stem_unit
 
 __all__ = [
     "DecodedPose",
     "available_backends",
     "bottleneck_unit",
+    "convolution_unit",
     "decode_pose",
     "decode_pose_and_appearance",
     "depthwise_conv",
     "expectation",
-    "pointwise_unit",
     "pool_appearance",
     "pool_appearance_from_probs",
     "pooling_unit",
     "separable_unit",
     "soft_argmax",
     "spatial_softmax",
+    "stem_unit",
     "use_backend",
 ]
 

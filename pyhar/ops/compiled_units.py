@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyhar.ops.compiled import KERNELS
 from pyhar.ops.dispatch import is_traced, register
+from pyhar.ops.units import pooled_sides
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -41,22 +42,34 @@ def add_units(backend: str) -> None:
 
         register(operator, backend, function, why_not)
 
-    def pooling(x: Tensor, kernel: int) -> Tensor:
-        rows, columns = ((side - kernel + 1) // 2 + 1 for side in x.shape[2:])
+    def pooling(x: Tensor, kernel: int, stride: tuple[int, int]) -> Tensor:
+        rows, columns = pooled_sides(x, stride)
         out = torch.empty(
             (*x.shape[:2], rows, columns), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
         )
         if out.numel():
-            KERNELS[backend].pooling_unit(x, kernel, out)
+            KERNELS[backend].pooling_unit(x, kernel, stride, out)
         return out
 
-    def pooling_why_not(x: Tensor, kernel: int) -> str | None:
+    def pooling_why_not(x: Tensor, kernel: int, stride: tuple[int, int]) -> str | None:
         return _needs_plain((x, ())) or KERNELS[backend].units_why_not(x, (), ())
 
+    def stem(frames: Tensor, weight: Tensor, stride: tuple[int, int]) -> Tensor:
+        shape = (frames.shape[0], weight.shape[0], *pooled_sides(frames, stride))
+        out = torch.empty(shape, dtype=weight.dtype, device=frames.device, memory_format=torch.channels_last)
+        if out.numel():
+            KERNELS[backend].stem_unit(frames, weight, stride, out)
+        return out
+
+    def stem_why_not(frames: Tensor, weight: Tensor, stride: tuple[int, int]) -> str | None:
+        return _needs_plain((frames, weight, ())) or KERNELS[backend].units_why_not(weight, (frames,), ())
+
+    if hasattr(KERNELS[backend], "stem_unit"):
+        register("stem_unit", backend, stem, stem_why_not)
     register("pooling_unit", backend, pooling, pooling_why_not)
     join("separable_unit", 4, (3, 4, 5))
     join("bottleneck_unit", 5, (3, 5, 6))
-    join("pointwise_unit", 3, (3,))
+    join("convolution_unit", 3, (3,))
 
 
 def _needs_plain(args: tuple[Any, ...]) -> str | None:

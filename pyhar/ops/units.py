@@ -6,8 +6,9 @@ convolution is padded "same" with an odd kernel.
 
 - `separable_unit`: y = pointwise(depthwise(a)) [+ shortcut(a)] + skips
 - `bottleneck_unit`: y = expand(relu(reduce(a) + bias)) [+ shortcut(a)] + skips; the middle norm is folded into `reduce`
-- `pointwise_unit`: y = weight(a) + skips
+- `convolution_unit`: y = weight(a) + skips, of any odd kernel, 1x1 included
 - `pooling_unit`: y = the largest value of each window; it has no prologue and nothing is added
+- `stem_unit`: y = weight(frames) with a stride; likewise
 
 Maps are (N, C, Y, X), float16, bfloat16 or float32 (float64 too where plain PyTorch serves), N may be 0; weights have
 the shape and layout of `torch.nn.Conv2d`'s and the type of the maps; scale, shift and bias are float32 (C,) tensors
@@ -89,7 +90,7 @@ def bottleneck_unit(
     return run("bottleneck_unit", backend, x, scale, shift, reduce, bias, expand, shortcut, skips)
 
 
-def pointwise_unit(
+def convolution_unit(
     x: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
@@ -101,35 +102,73 @@ def pointwise_unit(
     """Return weight(a) + skips, a = relu(scale * x + shift).
 
     Args:
-        weight: (O, C, 1, 1); the others, Returns, Raises: as for `separable_unit`.
+        weight: (O, C, k, k), k odd; the others, Returns, Raises: as for `separable_unit`.
     """
-    channels = _check_prologue(x, scale, shift)
-    _check_weight("weight", weight, x, (weight.shape[0], channels, 1, 1))
+    channels, kernel = _check_prologue(x, scale, shift), weight.shape[-1]
+    _check_weight("weight", weight, x, (weight.shape[0], channels, kernel, kernel))
     _check_output(x, weight.shape[0], None, skips)
-    return run("pointwise_unit", backend, x, scale, shift, weight, skips)
+    return run("convolution_unit", backend, x, scale, shift, weight, skips)
 
 
-def pooling_unit(x: Tensor, kernel: int, *, backend: str | None = None) -> Tensor:
-    """Return the largest value of each k x k window; windows begin at every second pixel and are cut at the edge.
+def pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int] = (2, 2), *, backend: str | None = None) -> Tensor:
+    """Return the largest value of each k x k window; windows begin at every stride-th pixel and are cut at the edge.
 
-    With k = 3 on even sides this is "same" padding, with k = 2 on even sides there is nothing to pad. NaN of NaN.
+    This is "same" padding for k = 2, and for k = 3 with stride 2 on even sides. NaN of NaN.
 
     Args:
-        x: maps (N, C, Y, X), both sides at least k.
-        kernel: k, 2 or more.
+        x: maps (N, C, Y, X).
+        kernel: k, 1 or more.
+        stride: rows and columns from one window to the next, 1 or more.
         backend: name of the backend that must serve the call; None takes the fastest that can.
 
     Returns:
-        Maps (N, C, ceil((Y - k) / 2) + 1, ceil((X - k) / 2) + 1) in the type of `x`.
+        Maps (N, C, ceil(Y / stride[0]), ceil(X / stride[1])) in the type of `x`.
 
     Raises:
-        TypeError, ValueError: x is no maps, k is less than 2 or more than a side.
+        TypeError, ValueError: x is no maps, kernel or stride is less than 1.
         UserError: the backend asked for cannot serve the call.
     """
     check_maps("x", x, "C")
-    if not 2 <= kernel <= min(x.shape[2:]):
-        raise ValueError(f"kernel: expected 2 to {min(x.shape[2:])}, the shorter side of the maps, got {kernel}")
-    return run("pooling_unit", backend, x, kernel)
+    if kernel < 1 or min(stride) < 1:
+        raise ValueError(f"kernel, stride: expected 1 or more, got {kernel} and {stride}")
+    return run("pooling_unit", backend, x, kernel, stride)
+
+
+def stem_unit(
+    frames: Tensor, weight: Tensor, stride: tuple[int, int] = (2, 2), *, backend: str | None = None
+) -> Tensor:
+    """Return the convolution of pictures that begins a network, with a stride and "same" padding.
+
+    Padding is the least with which ceil(Y / stride) windows fit, the larger half of it behind (as TensorFlow has it).
+
+    Args:
+        frames: pictures (N, C, Y, X), contiguous best, of any of the types of maps.
+        weight: (O, C, k, k), k odd.
+        stride: rows and columns from one window to the next, 1 or more.
+        backend: name of the backend that must serve the call; None takes the fastest that can.
+
+    Returns:
+        Maps (N, O, ceil(Y / stride[0]), ceil(X / stride[1])) in the type of `weight`, channels_last.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or device.
+        UserError: the backend asked for cannot serve the call.
+    """
+    check_maps("frames", frames, "C")
+    check_maps("weight", weight, "C")
+    kernel = weight.shape[-1]
+    if weight.shape[1:] != (frames.shape[1], kernel, kernel) or kernel % 2 == 0:
+        expected = f"(O, {frames.shape[1]}, k, k) with an odd kernel"
+        raise ValueError(f"weight: expected shape {expected}, got {tuple(weight.shape)}")
+    _check_device("weight", weight, frames)
+    if min(stride) < 1:
+        raise ValueError(f"stride: expected 1 or more, got {stride}")
+    return run("stem_unit", backend, frames, weight, stride)
+
+
+def pooled_sides(x: Tensor, stride: tuple[int, int]) -> tuple[int, int]:
+    """Return rows and columns of what `pooling_unit` makes of maps."""
+    return -(-x.shape[2] // stride[0]), -(-x.shape[3] // stride[1])
 
 
 def _check_prologue(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> int:
@@ -221,13 +260,32 @@ def _eager_bottleneck_unit(
     return _summed(F.conv2d(middle, expand, padding="same"), a, shortcut, skips)
 
 
-def _eager_pointwise_unit(
+def _eager_convolution_unit(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, weight: Tensor, skips: Skips
 ) -> Tensor:
-    return _summed(F.conv2d(_activated(x, scale, shift), weight), x, None, skips)
+    return _summed(F.conv2d(_activated(x, scale, shift), weight, padding="same"), x, None, skips)
 
 
+def _eager_pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int]) -> Tensor:
+    rows, columns = pooled_sides(x, stride)
+    below = max((rows - 1) * stride[0] + kernel - x.shape[2], 0)
+    right = max((columns - 1) * stride[1] + kernel - x.shape[3], 0)
+    whole = F.pad(x, (0, right, 0, below), value=float("-inf")) if below or right else x
+    return F.max_pool2d(whole, kernel, stride)
+
+
+def _eager_stem_unit(frames: Tensor, weight: Tensor, stride: tuple[int, int]) -> Tensor:
+    rows, columns = pooled_sides(frames, stride)
+    kernel = weight.shape[-1]
+    down = max((rows - 1) * stride[0] + kernel - frames.shape[2], 0)
+    across = max((columns - 1) * stride[1] + kernel - frames.shape[3], 0)
+    padded = F.pad(frames.to(weight.dtype), (across // 2, across - across // 2, down // 2, down - down // 2))
+    last = torch.channels_last
+    return F.conv2d(padded.contiguous(memory_format=last), weight, stride=stride).contiguous(memory_format=last)
+
+
+register("stem_unit", "eager", _eager_stem_unit)
 register("separable_unit", "eager", _eager_separable_unit)
 register("bottleneck_unit", "eager", _eager_bottleneck_unit)
-register("pointwise_unit", "eager", _eager_pointwise_unit)
-register("pooling_unit", "eager", lambda x, kernel: F.max_pool2d(x, kernel, 2, ceil_mode=True))
+register("convolution_unit", "eager", _eager_convolution_unit)
+register("pooling_unit", "eager", _eager_pooling_unit)

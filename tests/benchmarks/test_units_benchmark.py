@@ -22,7 +22,7 @@ def test_cases_are_the_units_of_the_network(preset: str) -> None:
     config = get_preset(preset)
     found = units.cases(config, clips=2)
     assert len(set(found)) == len(found)
-    assert {case.operator for case in found} == {"separable_unit", "bottleneck_unit", "pointwise_unit"}
+    assert {case.operator for case in found} == {"separable_unit", "bottleneck_unit", "convolution_unit"}
     frames = 2 * config.clip_frames
     side, growth = config.image_size // 8, config.growth
     for level in range(config.num_levels):
@@ -45,7 +45,7 @@ def test_cases_are_the_units_of_the_network(preset: str) -> None:
     [
         SMALL,
         units.Case("bottleneck_unit", 2, 8, 8, 5, 6, 3, 4, skips=2),
-        units.Case("pointwise_unit", 2, 8, 3, 5, 6, norm=False),
+        units.Case("convolution_unit", 2, 8, 3, 5, 6, norm=False),
     ],
 )
 def test_every_implementation_is_right_and_timed(case: units.Case) -> None:

@@ -16,7 +16,7 @@ from pyhar.kernels import cpu, cpu_units, native
 NATIVE = native.load()
 ISAS = [] if NATIVE is None else NATIVE.cpu_isas()
 pytestmark = pytest.mark.skipif(NATIVE is None, reason=f"native module missing: {native.why_missing()}")
-UNITS = ("separable_unit", "bottleneck_unit", "pointwise_unit")
+UNITS = ("separable_unit", "bottleneck_unit", "convolution_unit")
 # The largest error over the largest value of the output: sums in float32, a few roundings to bfloat16, one to float16.
 TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 8e-3, torch.float16: 5e-4}
 
@@ -34,6 +34,8 @@ SIZES = [
     (1, 8, 16, 70, 128, 5),
     (2, 17, 31, 5, 33, 7),  # a kernel without a loop of its own
     (1, 20, 50, 6, 13, 1),
+    (3, 33, 49, 9, 7, 1),
+    (8, 96, 96, 4, 4, 1),
     (1, 3, 40, 70, 2, 3),
 ]
 
@@ -82,9 +84,9 @@ def arguments(
     elif unit == "bottleneck_unit":
         args += [weight(middle, c, 1, c), torch.randn(middle), weight(o, middle, k, middle * k * k)]
     else:
-        args.append(weight(o, c, 1, c))
+        args.append(weight(o, c, k, c * k * k))
     options: dict[str, Any] = {"skips": tuple(channels_last(n, o, y, x, dtype=dtype) for _ in range(skips))}
-    if unit != "pointwise_unit":
+    if unit != "convolution_unit":
         options["shortcut"] = weight(o, c, 1, c) if shortcut else None
     return args, options
 
@@ -120,7 +122,7 @@ def check(unit: str, args: list[Any], options: dict[str, Any]) -> None:
 def test_values(dtype: torch.dtype, unit: str, size: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     for prologue, shortcut, skips in OPTIONS:
-        if unit != "pointwise_unit" or not shortcut:
+        if unit != "convolution_unit" or not shortcut:
             check(unit, *arguments(unit, size, dtype=dtype, prologue=prologue, shortcut=shortcut, skips=skips))
 
 
@@ -130,11 +132,35 @@ def test_pooling(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     x = channels_last(*shape, dtype=dtype)
     x[0, 1, 2, 2], x[0, :, :, 1] = float("nan"), float("-inf")
-    for kernel in (2, 3):
-        expected = torch.nn.functional.max_pool2d(x, kernel, 2, ceil_mode=True)
+    for kernel, stride in ((2, (2, 2)), (3, (2, 2)), (2, (1, 2)), (3, (2, 1))):
+        expected = ops.pooling_unit(x, kernel, stride, backend="eager")
         assert expected.isnan().any()
-        pooled = ops.pooling_unit(x, kernel, backend="cpu")
+        pooled = ops.pooling_unit(x, kernel, stride, backend="cpu")
         torch.testing.assert_close(pooled, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", FLOAT32 + BFLOAT16 + WIDENED, indirect=True)
+@pytest.mark.parametrize(
+    ("shape", "outputs", "kernel", "stride"),
+    [
+        ((2, 3, 32, 40), 64, 7, (2, 2)),
+        ((1, 3, 9, 7), 5, 7, (2, 2)),  # odd sides, a picture no larger than the kernel
+        ((3, 1, 6, 50), 33, 3, (1, 2)),
+        ((1, 5, 70, 4), 48, 5, (3, 1)),
+        ((2, 4, 5, 5), 16, 1, (2, 2)),  # rows that no window reads
+    ],
+    ids=str,
+)
+def test_stem(dtype: torch.dtype, shape: tuple[int, ...], outputs: int, kernel: int, stride: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    frames = torch.rand(shape) * 2 - 1
+    weight = (torch.randn(outputs, shape[1], kernel, kernel) / (shape[1] * kernel**2) ** 0.5).to(dtype)
+    y = ops.stem_unit(frames, weight, stride, backend="cpu")
+    wide = ops.stem_unit(frames.to(dtype).double(), weight.double(), stride, backend="eager")
+    assert y.dtype == dtype
+    assert y.shape == wide.shape
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert (y.double() - wide).abs().max() <= TOLERANCE[dtype] * wide.abs().max()
 
 
 @pytest.mark.parametrize("dtype", FLOAT32, indirect=True)
@@ -152,7 +178,7 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype, unit: str) -> 
     before = torch.get_num_threads()
     try:
         for size in ((3, 48, 64, 17, 32, 3), (5, 64, 50, 4, 4, 5)):
-            args, options = arguments(unit, size, dtype=dtype, shortcut=unit != "pointwise_unit", skips=1)
+            args, options = arguments(unit, size, dtype=dtype, shortcut=unit != "convolution_unit", skips=1)
             results = []
             for threads in (1, 2, 3):
                 torch.set_num_threads(threads)
@@ -166,7 +192,7 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype, unit: str) -> 
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_picture_does_not_depend_on_the_batch_it_is_in(dtype: torch.dtype, unit: str) -> None:
     torch.manual_seed(4)
-    args, options = arguments(unit, (5, 20, 24, 9, 11, 3), dtype=dtype, shortcut=unit != "pointwise_unit", skips=1)
+    args, options = arguments(unit, (5, 20, 24, 9, 11, 3), dtype=dtype, shortcut=unit != "convolution_unit", skips=1)
     whole = call(unit, args, options)
     for n in range(5):
         alone = call(unit, [args[0][n : n + 1], *args[1:]], options | {"skips": (options["skips"][0][n : n + 1],)})
@@ -225,7 +251,7 @@ def test_nothing_is_written_beside_the_output(unit: str, dtype: torch.dtype) -> 
     for outputs in (7, 24, 50):
         args, options = arguments(unit, (2, 20, outputs, 5, 6, 3), dtype=dtype)
         whole = torch.full((4, outputs, 5, 6), 7.0, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        rest = (options["skips"],) if unit == "pointwise_unit" else (options["shortcut"], options["skips"])
+        rest = (options["skips"],) if unit == "convolution_unit" else (options["shortcut"], options["skips"])
         getattr(cpu, unit)(*args, *rest, whole[1:3])
         assert (whole[[0, 3]] == 7).all()
         assert torch.equal(whole[1:3], call(unit, args, options))
@@ -239,12 +265,12 @@ def test_weights_are_packed_once_and_again_when_they_change(monkeypatch: pytest.
         return pack(weights, form)
 
     monkeypatch.setattr(cpu_units, "_matrices", matrices)
-    args, options = arguments("pointwise_unit", (1, 20, 24, 2, 3, 1))
-    first = call("pointwise_unit", args, options)
-    assert torch.equal(call("pointwise_unit", args, options), first)
+    args, options = arguments("convolution_unit", (1, 20, 24, 2, 3, 1))
+    first = call("convolution_unit", args, options)
+    assert torch.equal(call("convolution_unit", args, options), first)
     assert len(packed) == 1
     args[3].mul_(2)
-    assert torch.equal(call("pointwise_unit", args, options), 2 * first)
+    assert torch.equal(call("convolution_unit", args, options), 2 * first)
     assert len(packed) == 2
     weight = args.pop()
     assert weight in cpu_units._kept
@@ -278,4 +304,4 @@ def test_plain_pytorch_serves_where_a_gradient_is_wanted(unit: str) -> None:
 def test_float64_is_refused() -> None:
     x, weight = torch.randn(1, 4, 2, 2, dtype=torch.float64), torch.randn(3, 4, 1, 1, dtype=torch.float64)
     with pytest.raises(UserError, match="maps have type"):
-        ops.pointwise_unit(x, None, None, weight, backend="cpu")
+        ops.convolution_unit(x, None, None, weight, backend="cpu")

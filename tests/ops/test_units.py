@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyhar import ops
-from pyhar.models.blocks import ResidualUnit, batch_norm
+from pyhar.models.blocks import EntryFlow, ResidualUnit, _pad_same, batch_norm
 
 
 def folded(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -67,7 +67,7 @@ def test_bottleneck_unit_is_the_residual_unit_of_the_network(out_channels: int) 
     torch.testing.assert_close(y, unit(x))
 
 
-def test_pointwise_unit_is_norm_relu_and_convolution() -> None:
+def test_convolution_unit_is_norm_relu_and_convolution() -> None:
     torch.manual_seed(2)
     norm = batch_norm(6)
     trained(norm)
@@ -77,26 +77,30 @@ def test_pointwise_unit_is_norm_relu_and_convolution() -> None:
         torch.randn(3, 7, 5, 4).double(),
     )
     expected = nn.functional.conv2d(norm(x).relu(), weight) + skip
-    torch.testing.assert_close(ops.pointwise_unit(x, *folded(norm), weight, skips=(skip,)), expected)
-    torch.testing.assert_close(ops.pointwise_unit(x, None, None, weight), nn.functional.conv2d(x, weight))
+    torch.testing.assert_close(ops.convolution_unit(x, *folded(norm), weight, skips=(skip,)), expected)
+    torch.testing.assert_close(ops.convolution_unit(x, None, None, weight), nn.functional.conv2d(x, weight))
 
 
-@pytest.mark.parametrize("side", [8, 9])
-@pytest.mark.parametrize("kernel", [2, 3])
-def test_pooling_unit_takes_windows_at_every_second_pixel(kernel: int, side: int) -> None:
+@pytest.mark.parametrize("side", [1, 8, 9])
+@pytest.mark.parametrize("stride", [(2, 2), (1, 2), (3, 1)])
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+@pytest.mark.parametrize("backend", [None, "eager"])
+def test_pooling_unit_takes_windows_at_every_so_many_pixels(
+    kernel: int, stride: tuple[int, int], side: int, backend: str | None
+) -> None:
     x = torch.randn(2, 3, side, side + 1)
-    y = ops.pooling_unit(x, kernel)
+    y = ops.pooling_unit(x, kernel, stride, backend=backend)
+    assert y.shape == (2, 3, -(-side // stride[0]), -(-(side + 1) // stride[1]))
     for i in range(y.shape[2]):
         for j in range(y.shape[3]):
-            window = x[..., 2 * i : 2 * i + kernel, 2 * j : 2 * j + kernel]
-            assert torch.equal(y[..., i, j], window.amax(dim=(2, 3)))
-    assert (y.shape[2] - 1) * 2 + kernel >= side  # the last window reaches the edge
+            top, left = stride[0] * i, stride[1] * j
+            assert torch.equal(y[..., i, j], x[..., top : top + kernel, left : left + kernel].amax(dim=(2, 3)))
 
 
-@pytest.mark.parametrize("kernel", [1, 5])
-def test_pooling_windows_larger_than_the_maps_are_refused(kernel: int) -> None:
-    with pytest.raises(ValueError, match=f"kernel: expected 2 to 4, the shorter side of the maps, got {kernel}"):
-        ops.pooling_unit(torch.randn(1, 3, 4, 6), kernel)
+@pytest.mark.parametrize(("kernel", "stride"), [(0, (2, 2)), (2, (2, 0))])
+def test_pooling_without_windows_is_refused(kernel: int, stride: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="kernel, stride: expected 1 or more"):
+        ops.pooling_unit(torch.randn(1, 3, 4, 6), kernel, stride)
 
 
 def _call(**changes: object) -> Callable[[], Tensor]:
@@ -128,3 +132,25 @@ def _call(**changes: object) -> Callable[[], Tensor]:
 def test_wrong_arguments_are_named(changes: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         _call(**changes)()
+
+
+@pytest.mark.parametrize("size", [32, 33])
+@pytest.mark.parametrize("backend", [None, "eager"])
+def test_stem_unit_is_that_of_the_network(size: int, backend: str | None) -> None:
+    torch.manual_seed(0)
+    stem, frames = EntryFlow(8, 16).stem, torch.rand(2, 3, size, size + 3)
+    with torch.no_grad():
+        expected = stem(_pad_same(frames, 7, (2, 2), 0.0))
+        torch.testing.assert_close(ops.stem_unit(frames, stem.weight, backend=backend), expected)
+
+
+def test_wrong_arguments_of_a_stem_are_named() -> None:
+    frames = torch.rand(1, 3, 8, 8)
+    with pytest.raises(
+        ValueError, match=r"weight: expected shape \(O, 3, k, k\) with an odd kernel, got \(4, 3, 2, 2\)"
+    ):
+        ops.stem_unit(frames, torch.rand(4, 3, 2, 2))
+    with pytest.raises(ValueError, match=r"weight: expected shape .*, got \(4, 2, 3, 3\)"):
+        ops.stem_unit(frames, torch.rand(4, 2, 3, 3))
+    with pytest.raises(ValueError, match="stride: expected 1 or more, got"):
+        ops.stem_unit(frames, torch.rand(4, 3, 3, 3), (0, 1))

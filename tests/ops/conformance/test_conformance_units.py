@@ -15,7 +15,7 @@ from pyhar import ops
 from pyhar.errors import UserError
 from pyhar.ops import dispatch
 
-UNITS = ("separable_unit", "bottleneck_unit", "pointwise_unit")
+UNITS = ("separable_unit", "bottleneck_unit", "convolution_unit")
 DTYPES = [torch.float32, *HALF]
 # Of the result, relative to its largest magnitude. A half type rounds what is kept between the steps, and the result.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
@@ -42,6 +42,7 @@ SIZES = (
     Sizes(n=1, c=3, o=16, y=16, x=16, norm=False, shortcut=True, skips=1),
     Sizes(n=1, c=33, o=17, y=33, x=17, skips=2),
     Sizes(n=5, c=17, o=32, y=2, x=2, kernel=5, norm=False),
+    Sizes(n=2, c=35, o=33, y=7, x=5, kernel=1, skips=2),
 )
 
 
@@ -69,10 +70,10 @@ class Call:
                 torch.randn(middle, device=device),
                 weight(o, middle, k, k),
             ],
-            "pointwise_unit": lambda: [weight(o, c, 1, 1)],
+            "convolution_unit": lambda: [weight(o, c, k, k)],
         }[unit]()
         self.options: dict[str, Any] = {"skips": tuple(maps(o) for _ in range(skips))}
-        if unit != "pointwise_unit":
+        if unit != "convolution_unit":
             self.options["shortcut"] = weight(o, c, 1, 1) if shortcut else None
 
     def by(self, backend: str) -> Tensor:
@@ -171,8 +172,10 @@ def test_weights_in_channels_last(unit: str, unit_backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(2, 33, 8, 6), (1, 16, 7, 9), (3, 5, 3, 4), (1, 100, 33, 17), (0, 8, 4, 4)], ids=str)
-@pytest.mark.parametrize("kernel", [2, 3])
-def test_pooling(kernel: int, shape: tuple[int, ...], dtype: torch.dtype, unit_backend: str) -> None:
+@pytest.mark.parametrize(("kernel", "stride"), [(2, (2, 2)), (3, (2, 2)), (2, (1, 2))])
+def test_pooling(
+    kernel: int, stride: tuple[int, int], shape: tuple[int, ...], dtype: torch.dtype, unit_backend: str
+) -> None:
     """Values bit for bit; also of a window of a larger map, whose surroundings are not read."""
     n, c, y, x = shape
     whole = torch.full((n, c + 3, y + 2, x + 1), float("inf"), dtype=dtype)
@@ -181,17 +184,17 @@ def test_pooling(kernel: int, shape: tuple[int, ...], dtype: torch.dtype, unit_b
     if n > 1:
         maps[1, 2, 1, 1] = float("nan")
         maps[1, 3] = float("-inf")
-    pooled = ops.pooling_unit(maps, kernel, backend=unit_backend)
+    pooled = ops.pooling_unit(maps, kernel, stride, backend=unit_backend)
     assert pooled.is_contiguous(memory_format=torch.channels_last)
-    expected = ops.pooling_unit(maps, kernel, backend="eager")
+    expected = ops.pooling_unit(maps, kernel, stride, backend="eager")
     torch.testing.assert_close(pooled, expected, rtol=0, atol=0, equal_nan=True)
     assert pooled.isnan().any() == (n > 1)
 
 
 def test_maps_that_are_not_channels_last_are_right_or_refused(unit_backend: str) -> None:
-    call = Call("pointwise_unit", Sizes(), torch.float32, device_of(unit_backend))
+    call = Call("convolution_unit", Sizes(), torch.float32, device_of(unit_backend))
     call.x = call.x.contiguous()
-    reason = dispatch._refusal("pointwise_unit", unit_backend, (call.x, *call.norm, *call.weights, ()))
+    reason = dispatch._refusal("convolution_unit", unit_backend, (call.x, *call.norm, *call.weights, ()))
     if reason is None:
         assert_right(call.by(unit_backend), call.truth(), torch.float32)
     else:
