@@ -261,10 +261,11 @@ def private():
         if line.startswith(("Private_Clean", "Private_Dirty")):
             yield int(line.split()[1]) / 1024
 class Watched(IndexedClips):
-    def __getitem__(self, key):
-        sample = super().__getitem__(key)
-        sample["memory"] = torch.tensor(sum(private()))
-        return sample
+    def __getitems__(self, keys):
+        samples = super().__getitems__(keys)
+        for sample in samples:
+            sample["memory"] = torch.tensor(sum(private()))
+        return samples
 data = Watched(Index.load(sys.argv[1]), sys.argv[2], "train", 256, 8)
 loaded = time.perf_counter()
 order = [(int(i), 0) for i in torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:64]]

@@ -209,6 +209,11 @@ void cpu_pooling_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Ad
     run_unit(unit_kernels(bfloat16).pooling, u);
 }
 
+void cpu_upsampling_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
+                         const std::array<Address, 2>& skips, Address out) {
+    run_unit(unit_kernels(bfloat16).upsampling, unit(size, x, scale, shift, 0, 0, skips, out));
+}
+
 void cpu_stem_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, std::int64_t kernel,
                    const std::array<std::int64_t, 2>& stride, Address weight, Address out) {
     auto u = unit(size, x, 0, 0, weight, 0, {0, 0}, out);
@@ -279,6 +284,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("cpu_separable_unit", &cpu_separable_unit, "A separable unit; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_bottleneck_unit", &cpu_bottleneck_unit, "A bottleneck unit; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_convolution_unit", &cpu_convolution_unit, "A convolution unit; see kernels/cpu_units.py, its only caller.");
+    m.def("cpu_upsampling_unit", &cpu_upsampling_unit, "Twice the sides; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_stem_unit", &cpu_stem_unit, "A stem; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_pooling_unit", &cpu_pooling_unit, "A pooling unit; see kernels/cpu_units.py, its only caller.");
     py::class_<pyhar::Recording>(m, "Recording", "Units and forwards that a thread launches, to be repeated; see recording.h.")

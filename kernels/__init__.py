@@ -60,6 +60,7 @@ to write, dense channels_last, at least one value; what they hand from step to s
     bottleneck_unit(x, scale, shift, reduce, bias, expand, shortcut, skips, out)
     convolution_unit(x, scale, shift, weight, skips, out)
     pooling_unit(x, kernel, stride, out)
+    upsampling_unit(x, out)                        optional
     stem_unit(frames, weight, stride, out)         optional; out is of the type of the weight
 
 Maps, weights and skips are of one type; scale, shift and bias are float32; scale and shift are both there or both None.

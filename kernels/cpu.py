@@ -19,6 +19,7 @@ from pyhar.kernels.cpu_units import (
     separable_unit,
     stem_unit,
     units_why_not,
+    upsampling_unit,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "softmax_forward",
     "stem_unit",
     "units_why_not",
+    "upsampling_unit",
     "why_not",
     "why_unusable",
 ]

@@ -131,6 +131,13 @@ def pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int], out: Tensor) -
     _Call(x, None, None, (), out)("cpu_pooling_unit", kernel, stride)
 
 
+def upsampling_unit(x: Tensor, out: Tensor) -> None:
+    """Write the upsampling unit's output."""
+    if out.numel() == 0:
+        return
+    _Call(x, None, None, (), out)("cpu_upsampling_unit")
+
+
 def stem_unit(frames: Tensor, weight: Tensor, stride: tuple[int, int], out: Tensor) -> None:
     """Write the stem's output."""
     if out.numel() == 0:

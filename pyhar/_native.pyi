@@ -133,6 +133,16 @@ def cpu_pooling_unit(
     out: int,
     /,
 ) -> None: ...
+def cpu_upsampling_unit(
+    bfloat16: bool,
+    size: tuple[int, int, int, int, int],
+    x: int,
+    scale: int,
+    shift: int,
+    skips: tuple[int, int],
+    out: int,
+    /,
+) -> None: ...
 def cpu_stem_unit(
     bfloat16: bool,
     size: tuple[int, int, int, int, int],

@@ -40,7 +40,8 @@ using UnitKernel = void (*)(const Unit&);
 
 // The units for one storage type; null where the instruction set does not serve it.
 struct UnitKernels {
-    UnitKernel separable = nullptr, bottleneck = nullptr, convolution = nullptr, pooling = nullptr, stem = nullptr;
+    UnitKernel separable = nullptr, bottleneck = nullptr, convolution = nullptr, pooling = nullptr, stem = nullptr,
+               upsampling = nullptr;
     std::int64_t depth = 1;
     bool winograd = true;
 };

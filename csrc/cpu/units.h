@@ -8,6 +8,7 @@
 #include "cpu/unit_pool.h"
 #include "cpu/unit_stem.h"
 #include "cpu/unit_tasks.h"
+#include "cpu/unit_upsample.h"
 
 namespace pyhar {
 namespace PYHAR_ISA {
@@ -58,7 +59,7 @@ void separable_unit(const Unit& unit) {
 
 template <class S>
 constexpr UnitKernels unit_kernels = {&separable_unit<S>, &bottleneck_unit<S>, &convolution_unit<S>, &pooling_unit<S>,
-                                      &stem_unit<S>,                                       Factors<S>::depth, uses_winograd<S>};
+                                      &stem_unit<S>, &upsampling_unit<S>,                                       Factors<S>::depth, uses_winograd<S>};
 
 }  // namespace PYHAR_ISA
 }  // namespace pyhar

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyhar.data.geometry import Matrix
-from pyhar.data.warp import Picture, block_size, of_blocks, shown_part, warp
+from pyhar.data.warp import Picture, View
 
 _HALVED = ("yuv420p", "yuvj420p")
 """Formats of a frame with planes of brightness and, half as large, of two colours."""
@@ -29,58 +29,50 @@ class FrameCrop:
     """The crop of a video's frames by one map."""
 
     def __init__(self, to_pixels: Matrix, size: int) -> None:
-        """to_pixels, size: as of `pyhar.data.warp.warp`."""
+        """to_pixels, size: as of `pyhar.data.warp.View`."""
         self.to_pixels, self.size = to_pixels, size
-        self._block = block_size(to_pixels)
-        self._frame_size: tuple[int, int] | None = None
+        self._format: tuple[int, int, bool] | None = None
 
     def write(self, frame: Any, out: Picture) -> None:
-        """Write the crop of a frame of PyAV into `out` (size, size, 3), RGB, as `pyhar.data.warp.warp` does."""
+        """Write the crop of a frame of PyAV into `out` (size, size, 3), RGB, as `pyhar.data.warp.View` does."""
         width, height = frame.width, frame.height
-        if self._frame_size != (width, height):  # One size for all frames, if the video is whole.
-            self._frame_size, self._part = (width, height), self._shown_part(width, height)
-            self._of_blocks = of_blocks(self.to_pixels, *self._part[:2], self._block)
-        left, top, right, bottom = self._part
-        if right <= left or bottom <= top:
+        halved = frame.format.name in _HALVED
+        if self._format != (width, height, halved):  # One for all frames, if the video is whole.
+            self._format = width, height, halved
+            # Of colour planes, whole pixels only.
+            self._view = View(self.to_pixels, self.size, width, height, grid=2 if halved else 1)
+        view = self._view
+        part = (view.right - view.left) * (view.bottom - view.top) / (width * height)
+        if view.empty:
             out[:] = 0
-        elif frame.format.name not in _HALVED:
-            warp(whole_frame(frame), self.to_pixels, self.size, out=out)
-        elif self._block > 1 and int(frame.colorspace) in _WEIGHTS:
+        elif halved and view.block > 1 and int(frame.colorspace) in _WEIGHTS:
             self._write_planes(frame, out)
-        elif (right - left) * (bottom - top) > 0.7 * width * height or width % 2 or height % 2:
-            warp(whole_frame(frame), self.to_pixels, self.size, out=out)
+        elif not halved or part > 0.7 or width % 2 or height % 2:
+            view.write(whole_frame(frame), out)
         else:
-            rgb = _part_of_frame(frame, left, top, right, bottom)
-            moved = self.to_pixels @ np.array([[1.0, 0.0, left], [0.0, 1.0, top], [0.0, 0.0, 1.0]])
-            warp(rgb, moved, self.size, out=out)
-
-    def _shown_part(self, width: int, height: int) -> tuple[int, int, int, int]:
-        unit = 2 * self._block
-        left, top, right, bottom = shown_part(self.to_pixels, self.size, width, height, unit)
-        # Of colour planes, whole pixels only; and whole blocks, but where the frame ends.
-        left, top = left & -2, top & -2
-        right, bottom = left + -(-(right - left) // unit) * unit, top + -(-(bottom - top) // unit) * unit
-        return left, top, min(right, width), min(bottom, height)
+            view.write_part(_part_of_frame(frame, view), out)
 
     def _write_planes(self, frame: Any, out: Picture) -> None:
-        block, (left, top, right, bottom) = self._block, self._part
-        columns, rows = -(-(right - left) // (2 * block)) * 2, -(-(bottom - top) // (2 * block)) * 2
+        view, block = self._view, self._view.block
+        columns = -(-(view.right - view.left) // (2 * block)) * 2
+        rows = -(-(view.bottom - view.top) // (2 * block)) * 2
         planes = []
         for plane, half in zip(_planes(frame), (1, 2, 2), strict=True):
             # Up to the frame's edge, beyond which memory may hold more.
-            shown: Any = plane[top // half : -(-bottom // half), left // half : -(-right // half)]
+            shown: Any = plane[view.top // half : -(-view.bottom // half), view.left // half : -(-view.right // half)]
             below, beside = rows * block // half - shown.shape[0], columns * block // half - shown.shape[1]
             if below or beside:
                 shown = cv2.copyMakeBorder(shown, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+            # Where nothing is averaged, a copy: OpenCV merges planes several times as fast if they are contiguous.
             planes.append(cv2.resize(shown, (columns, rows), interpolation=cv2.INTER_AREA))
         full = frame.format.name == "yuvj420p" or int(frame.color_range) == _FULL_RANGE
         matrix, black = _to_rgb(int(frame.colorspace), full)
         # With a fourth channel, OpenCV's warp takes half the time.
         merged = cv2.merge([*planes, planes[0]])
         # No block that lies wholly beyond the edge.
-        merged = merged[: -(-(bottom - top) // block), : -(-(right - left) // block)]
+        merged = merged[: -(-(view.bottom - view.top) // block), : -(-(view.right - view.left) // block)]
         warped = cv2.warpAffine(
-            merged, self._of_blocks, (self.size, self.size), flags=cv2.INTER_LINEAR, borderValue=black
+            merged, view.of_blocks, (self.size, self.size), flags=cv2.INTER_LINEAR, borderValue=black
         )
         cv2.transform(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), matrix, dst=out)
 
@@ -104,14 +96,14 @@ def _planes(frame: Any) -> list[npt.NDArray[np.uint8]]:
     return [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size) for plane in frame.planes]
 
 
-def _part_of_frame(frame: Any, left: int, top: int, right: int, bottom: int) -> Picture:
+def _part_of_frame(frame: Any, view: View) -> Picture:
     import av
 
-    part: Any = av.VideoFrame(right - left, bottom - top, frame.format.name)
+    part: Any = av.VideoFrame(view.right - view.left, view.bottom - view.top, frame.format.name)
     part.colorspace, part.color_range = frame.colorspace, frame.color_range
     for source, target, half in zip(_planes(frame), _planes(part), (1, 2, 2), strict=True):
-        rows, columns = (bottom - top) // half, (right - left) // half
-        target[:rows, :columns] = source[top // half :, left // half :][:rows, :columns]
+        rows, columns = part.height // half, part.width // half
+        target[:rows, :columns] = source[view.top // half :, view.left // half :][:rows, :columns]
     return whole_frame(part)
 
 

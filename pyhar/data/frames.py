@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 import cv2
@@ -21,7 +20,7 @@ from pyhar.data import jpeg
 from pyhar.data.decoded import FrameCrop
 from pyhar.data.geometry import Matrix
 from pyhar.data.video_reader import VideoReader
-from pyhar.data.warp import Picture, block_size, shown_part, shrinking, warp
+from pyhar.data.warp import Picture, View, of_blocks, shrinking
 from pyhar.errors import UserError
 
 # Reader -> flag of OpenCV for a decoder that gives 1/reader of a JPEG's width and height.
@@ -38,9 +37,15 @@ _open_in = os.getpid()
 
 
 def read_crop(
-    path: str | Path, kind: str, numbers: Sequence[int] | npt.NDArray[np.int64], to_pixels: Matrix, size: int
+    path: str | Path,
+    kind: str,
+    numbers: Sequence[int] | npt.NDArray[np.int64],
+    to_pixels: Matrix,
+    size: int,
+    out: Picture | None = None,
 ) -> Picture:
-    """The crop of some frames, uint8 (T, size, size, 3) RGB, black where it reaches beyond the picture.
+    """The crop of some frames, uint8 (T, size, size, 3) RGB, black where it reaches beyond the picture; written into
+    `out` if that is given.
 
     path, kind: a file of kind "picture" (each number gives the same picture) or "video" (frames count from 0), or for
     "frames" a pattern with one number, such as "0001/%06d.jpg". to_pixels: (3, 3), from picture pixels to pixel indices
@@ -49,7 +54,8 @@ def read_crop(
 
     Raises UserError, naming file and frame, for what is missing, cut off or cannot be decoded.
     """
-    out = np.empty((len(numbers), size, size, 3), np.uint8)
+    if out is None:
+        out = np.empty((len(numbers), size, size, 3), np.uint8)
     if kind == "video":
         places: dict[int, list[int]] = {}
         for place, number in enumerate(numbers):
@@ -67,8 +73,8 @@ def read_crop(
         if file in done:
             out[place] = out[done[file]]
             continue
-        bgr, to_picture = _decode(file, to_pixels, size)
-        warp(bgr, to_pixels @ to_picture, size, bgr=True, out=out[place])
+        bgr, view = _decode(file, to_pixels, size)
+        view.write(bgr, out[place], bgr=True)
         done[file] = place
     return out
 
@@ -83,7 +89,7 @@ def numbered(pattern: str | Path, number: int) -> str:
 
 def read_picture(path: str | Path) -> Picture:
     """A whole picture as it lies on disk, uint8 (H, W, 3) RGB. Raises UserError as `read_crop` does."""
-    return cv2.cvtColor(_decode(str(path))[0], cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    return cv2.cvtColor(_decode_whole(str(path)), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
@@ -102,7 +108,7 @@ def picture_size(path: str | Path) -> tuple[int, int]:
         raise UserError(f"picture {path} cannot be read: {error.strerror}") from error
     if start.startswith(b"\x89PNG") and len(start) >= 24:
         return int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
-    height, width = _decode(str(path))[0].shape[:2]
+    height, width = _decode_whole(str(path)).shape[:2]
     return width, height
 
 
@@ -141,42 +147,43 @@ def _cut_off(file: str) -> UserError:
     return UserError(f"picture {file} is cut off: its end is missing; copy it again")
 
 
-def _decode(file: str, to_pixels: Matrix | None = None, size: int = 0) -> tuple[Picture, Matrix]:
-    """A picture, BGR, and the map from its pixel indices to those of the picture on disk; whole, or as much of it and
-    as large as the crop needs."""
-    data = _read(file)
-    encoded: bytes | bytearray = data
-    factor = 1
-    if not jpeg.is_jpeg(data):
+def _decode(file: str, to_pixels: Matrix, size: int) -> tuple[Picture, View]:
+    """A picture, BGR, as much of it and as large as the crop needs, and how the crop shows that."""
+    data, header = _load(file)
+    if header is None or not header.height:
         # Decoded whole and then scaled, since scaling it first would resample it twice.
-        if is_cut_off(data):
-            raise _cut_off(file)
-    else:
-        header = jpeg.read_header(data)
-        if not jpeg.has_end(data, header):
-            raise _cut_off(file)
-        if to_pixels is not None and header.height:
-            factor = max(n for n in _REDUCED if n <= max(1.001 * shrinking(to_pixels), 1.0))
-            width, height = -(-header.width // factor), -(-header.height // factor)
-            reduced = to_pixels @ _enlarging(factor)
-            bottom = shown_part(reduced, size, width, height, block_size(reduced))[3]
-            # The decoder interpolates colours, for which it looks at the next row of them.
-            encoded = jpeg.upper_rows(data, header, (max(bottom, 0) + 2) * factor)
+        picture = _decode_as(cv2.IMREAD_COLOR, data, file)
+        return picture, View(to_pixels, size, picture.shape[1], picture.shape[0])
+    factor = max(n for n in _REDUCED if n <= max(1.001 * shrinking(to_pixels), 1.0))
+    # Pixel i of the smaller picture stands for pixels factor * i to factor * i + factor - 1.
+    view = View(of_blocks(to_pixels, factor), size, -(-header.width // factor), -(-header.height // factor))
+    # The decoder interpolates colours, for which it looks at the next row of them.
+    upper = jpeg.upper_rows(data, header, (view.bottom + 2) * factor)
+    return _decode_as(_REDUCED[factor], upper, file), view
+
+
+def _decode_whole(file: str) -> Picture:
+    """A picture, BGR, as it lies on disk."""
+    return _decode_as(cv2.IMREAD_COLOR, _load(file)[0], file)
+
+
+def _load(file: str) -> tuple[bytes, jpeg.Header | None]:
+    """What a file holds, and its header if it is a JPEG."""
+    data = _read(file)
+    header = jpeg.read_header(data) if jpeg.is_jpeg(data) else None
+    if is_cut_off(data) if header is None else not jpeg.has_end(data, header):
+        raise _cut_off(file)
+    return data, header
+
+
+def _decode_as(flags: int, data: bytes | bytearray, file: str) -> Picture:
     try:
-        picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise UserError(f"picture {file} cannot be decoded: {error.err}") from error
     if picture is None:
         raise UserError(f"{file} is damaged or not a picture; copy it again")
-    return picture.astype(np.uint8, copy=False), _enlarging(factor)
-
-
-@cache
-def _enlarging(factor: int) -> Matrix:
-    """The map from pixel indices of a picture decoded at 1/factor to those of the whole one."""
-    # Pixel i of the smaller picture stands for pixels factor * i to factor * i + factor - 1.
-    offset = 0.5 * (factor - 1)
-    return np.array([[factor, 0.0, offset], [0.0, factor, offset], [0.0, 0.0, 1.0]])
+    return picture.astype(np.uint8, copy=False)
 
 
 def _video(path: str) -> VideoReader:

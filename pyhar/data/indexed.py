@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +48,13 @@ SUBSAMPLE = 6
 """Step of evaluation clips, unless the index notes another."""
 
 
-class _Indexed:
+Key = int | tuple[int, int]
+"""Of a sample, or of a sample and a draw of its augmentation."""
+Unread = tuple[Sample, Callable[[], None]]
+"""A sample whose frames are yet to be read, and what reads them."""
+
+
+class _Indexed(ABC):
     """What stills and clips share."""
 
     _kind: str
@@ -90,7 +98,22 @@ class _Indexed:
             return ""
         return f'"{notes["joint_convention"]}" (joints {", ".join(map(str, notes.get("owners_joints", [])))})'
 
-    def _check_key(self, key: int | tuple[int, int], length: int) -> tuple[int, int]:
+    @abstractmethod
+    def _unread(self, key: Key) -> Unread:
+        """The sample of a key."""
+
+    def __getitem__(self, key: Key) -> Sample:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample]:
+        """The samples of a batch, for which PyTorch's loader asks at once."""
+        # Decoding leaves nothing of Python's in the processor's caches: all the rest of a batch comes first.
+        unread = [self._unread(key) for key in keys]
+        for _, read in unread:
+            read()
+        return [sample for sample, _ in unread]
+
+    def _check_key(self, key: Key, length: int) -> tuple[int, int]:
         place, draw = key if isinstance(key, tuple) else (key, 0)
         place = place + length if place < 0 else place
         if not 0 <= place < length:
@@ -129,7 +152,7 @@ class _Indexed:
         low, high = points.min(axis=0), points.max(axis=0)
         return np.concatenate([low, np.maximum(high, low + 1.0)]), JOINTS_MARGIN
 
-    def _sample(self, place: int, sequence: int, frames: Ints, crop: Crop, name: str, still: bool = False) -> Sample:
+    def _sample(self, place: int, sequence: int, frames: Ints, crop: Crop, name: str, still: bool = False) -> Unread:
         """A clip of some frames of a sequence, or a still of one frame."""
         index, size = self.source, self.image_size
         rows = self._rows(sequence).start + frames
@@ -140,16 +163,7 @@ class _Indexed:
         to_crop = crop_map(
             square_box(box, margin), rotation=crop.rotation, scale=crop.scale, shift=crop.shift, flip=crop.flip
         )
-        kind = MEDIA_KINDS[index.media_kind[sequence]]
-        pictures = read_crop(
-            os.path.join(self._folders[kind], index.media[sequence]),
-            kind,
-            int(index.first_frame[sequence]) + int(index.frame_step[sequence]) * frames,
-            to_crop_pixels(to_crop, size),
-            size,
-        )
-        recolour(pictures, crop)
-
+        pictures = np.empty((len(frames), size, size, 3), np.uint8)
         if crop.flip:
             px, mm, visible = px[:, self._swap], mm[:, self._swap], visible[:, self._swap]
         xy = px @ to_crop[:2, :2].T + to_crop[:2, 2]
@@ -167,7 +181,7 @@ class _Indexed:
         if crop.erased is not None:
             seen &= ~inside_erased(xy, crop)
         kept = 0 if still else slice(None)
-        return Sample(
+        sample = Sample(
             frames=torch.from_numpy(pictures[kept]),
             pose=_float(pose[kept]),
             pose_valid=torch.from_numpy(valid[kept]),
@@ -186,6 +200,15 @@ class _Indexed:
             index=_int(place),
             name=name,
         )
+        return sample, partial(self._read, sequence, frames, to_crop, crop, pictures)
+
+    def _read(self, sequence: int, frames: Ints, to_crop: Floats, crop: Crop, out: npt.NDArray[np.uint8]) -> None:
+        index, size = self.source, self.image_size
+        kind = MEDIA_KINDS[index.media_kind[sequence]]
+        path = os.path.join(self._folders[kind], index.media[sequence])
+        numbers = int(index.first_frame[sequence]) + int(index.frame_step[sequence]) * frames
+        read_crop(path, kind, numbers, to_crop_pixels(to_crop, size), size, out)
+        recolour(out, crop)
 
 
 class IndexedPoses(_Indexed):
@@ -233,7 +256,7 @@ class IndexedPoses(_Indexed):
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+    def _unread(self, key: Key) -> Unread:
         place, draw = self._check_key(key, len(self))
         rng = self._rng(place, draw) if self.augmentation is not None else None
         still = int(self._chosen[place])
@@ -292,7 +315,7 @@ class IndexedClips(_Indexed):
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+    def _unread(self, key: Key) -> Unread:
         place, draw = self._check_key(key, len(self))
         sequence = int(self.sequences[place])
         name, count = self.source.names[sequence], self.source.num_frames(sequence)
@@ -317,7 +340,9 @@ class IndexedClips(_Indexed):
             raise UserError(f"clip of video {video}: give a list of at least one frame")
         if frames.min() < 0 or frames.max() >= count:
             raise IndexError(f"clip of video {video}: frames {frames.min()}..{frames.max()} of {count}")
-        return self._sample(place, sequence, frames, Crop(flip=flip), self.source.names[sequence])
+        sample, read = self._sample(place, sequence, frames, Crop(flip=flip), self.source.names[sequence])
+        read()
+        return sample
 
 
 def _spread(count: int, size: int | None) -> Ints:

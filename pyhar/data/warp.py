@@ -9,6 +9,7 @@ account. Only the part that the crop shows is averaged.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,65 +23,71 @@ Picture = npt.NDArray[np.uint8]
 _ROUNDING = 0.4
 
 
-def warp(picture: Picture, to_pixels: Matrix, size: int, *, bgr: bool = False, out: Picture | None = None) -> Picture:
-    """The crop, RGB (size, size, 3), of a picture (H, W, 3), RGB or BGR, by the map `to_pixels` (3, 3) of pixel
-    indices; black outside. It is written into `out` if that is given."""
-    if out is None:
-        out = np.empty((size, size, 3), np.uint8)
-    height, width = picture.shape[:2]
-    block = block_size(to_pixels)
-    left, top, right, bottom = shown_part(to_pixels, size, width, height, block)
-    if right <= left or bottom <= top:
-        out[:] = 0
-        return out
-    # With a fourth channel, OpenCV's warp takes half the time.
-    part = cv2.cvtColor(picture[top:bottom, left:right], cv2.COLOR_BGR2RGBA if bgr else cv2.COLOR_RGB2RGBA)
-    if block > 1:
-        rows, columns = -(-part.shape[0] // block), -(-part.shape[1] // block)
-        missing = rows * block - part.shape[0], columns * block - part.shape[1]
-        if any(missing):  # at the picture's edge
-            part = cv2.copyMakeBorder(part, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)
-        part = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
-    warped = cv2.warpAffine(part, of_blocks(to_pixels, left, top, block), (size, size), flags=cv2.INTER_LINEAR)
-    cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
-    return out
+class View:
+    """The crop that one map makes of pictures of one size: what it shows of them, and how it is taken."""
+
+    def __init__(self, to_pixels: Matrix, size: int, width: int, height: int, grid: int = 1) -> None:
+        """to_pixels: (2 or 3, 3), from the picture's pixel indices to those of the crop, `size` pixels wide and high.
+        grid: the part that is shown begins at multiples of so many pixels, and ends there or where the picture does."""
+        # In plain numbers: of single points, NumPy's operations cost as much as those of a thousand.
+        (a, b, x), (c, d, y) = to_pixels[:2].tolist()
+        area = a * d - b * c
+        self.size = size
+        self.block = block = max(int(abs(area) ** -0.5 + _ROUNDING), 1)
+        """How many picture pixels across are averaged into one before the crop interpolates."""
+        corners = [(u - x, v - y) for u in (-0.5, size - 0.5) for v in (-0.5, size - 0.5)]
+        multiple = grid * block
+        self.left, self.right = _span([(d * u - b * v) / area for u, v in corners], width, grid, multiple)
+        self.top, self.bottom = _span([(a * v - c * u) / area for u, v in corners], height, grid, multiple)
+        """The part of the picture that is shown, the latter two excluded, its sides multiples of blocks but where the
+        picture ends."""
+        self.of_blocks = of_blocks(to_pixels, block, self.left, self.top)
+        """The map (2, 3) to the crop's pixels from the indices of that part's blocks."""
+
+    @property
+    def empty(self) -> bool:
+        """The crop shows nothing of the picture."""
+        return self.right <= self.left or self.bottom <= self.top
+
+    def write(self, picture: Picture, out: Picture, *, bgr: bool = False) -> None:
+        """Write the crop of a picture (H, W, 3), RGB or BGR, into `out` (size, size, 3), RGB; black outside."""
+        if self.empty:
+            out[:] = 0
+        else:
+            self.write_part(picture[self.top : self.bottom, self.left : self.right], out, bgr=bgr)
+
+    def write_part(self, part: Any, out: Picture, *, bgr: bool = False) -> None:
+        """As `write`, given the shown part of the picture."""
+        # With a fourth channel, OpenCV's warp takes half the time.
+        part = cv2.cvtColor(part, cv2.COLOR_BGR2RGBA if bgr else cv2.COLOR_RGB2RGBA)
+        if self.block > 1:
+            rows, columns = -(-part.shape[0] // self.block), -(-part.shape[1] // self.block)
+            below, beside = rows * self.block - part.shape[0], columns * self.block - part.shape[1]
+            if below or beside:  # at the picture's edge
+                part = cv2.copyMakeBorder(part, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+            part = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
+        warped = cv2.warpAffine(part, self.of_blocks, (self.size, self.size), flags=cv2.INTER_LINEAR)
+        cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
 
 
 def shrinking(to_pixels: Matrix) -> float:
-    """Picture pixels along the side of one of the crop's."""
+    """Picture pixels along the side of one of the crop's, by the map `to_pixels`."""
     (a, b), (c, d) = to_pixels[:2, :2].tolist()
     return float(abs(a * d - b * c) ** -0.5)
 
 
-def block_size(to_pixels: Matrix) -> int:
-    """How many picture pixels across are averaged into one before a crop interpolates."""
-    return max(int(shrinking(to_pixels) + _ROUNDING), 1)
-
-
-def of_blocks(to_pixels: Matrix, left: int, top: int, block: int) -> Matrix:
+def of_blocks(to_pixels: Matrix, block: int, left: int = 0, top: int = 0) -> Matrix:
     """The map (2, 3) to the crop's pixels from the indices of blocks, which begin at a picture's pixel (left, top)."""
-    matrix: Matrix = to_pixels[:2].copy()
-    # Block i averages picture pixels left + block * i to left + block * i + block - 1.
-    matrix[:, 2] += matrix[:, 0] * (left + 0.5 * (block - 1)) + matrix[:, 1] * (top + 0.5 * (block - 1))
-    matrix[:, :2] *= block
-    return matrix
-
-
-def shown_part(to_pixels: Matrix, size: int, width: int, height: int, multiple: int) -> tuple[int, int, int, int]:
-    """The part of a picture that a crop shows: left, top, right, bottom, the latter two excluded, and its sides
-    multiples of `multiple` but where the picture ends. Empty where the crop shows nothing of it."""
     (a, b, x), (c, d, y) = to_pixels[:2].tolist()
-    area = a * d - b * c
-    corners = [(u - x, v - y) for u in (-0.5, size - 0.5) for v in (-0.5, size - 0.5)]
-    across = [(d * u - b * v) / area for u, v in corners]
-    down = [(a * v - c * u) / area for u, v in corners]
+    # Block i averages picture pixels left + block * i to left + block * i + block - 1.
+    u, v = left + 0.5 * (block - 1), top + 0.5 * (block - 1)
+    return np.array([[a * block, b * block, x + a * u + b * v], [c * block, d * block, y + c * u + d * v]])
+
+
+def _span(values: list[float], limit: int, grid: int, multiple: int) -> tuple[int, int]:
+    """Where the part begins and ends that shows places from the least to the largest of `values`."""
     # Interpolation reaches for the next block.
     reach = 1 + multiple
-
-    def span(values: list[float], limit: int) -> tuple[int, int]:
-        first = min(max(math.floor(min(values)) - reach, 0), limit)
-        last = math.ceil(max(values)) + reach + 1
-        return first, min(first + -(-(last - first) // multiple) * multiple, limit)
-
-    (left, right), (top, bottom) = span(across, width), span(down, height)
-    return left, top, right, bottom
+    first = min(max(math.floor(min(values)) - reach, 0), limit) // grid * grid
+    last = max(math.ceil(max(values)) + reach + 1, 0)
+    return first, min(first + -(-(last - first) // multiple) * multiple, limit)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyhar import ops
-from pyhar.deploy.layers import Bottleneck, Layer, Separable, fold, twice
+from pyhar.deploy.layers import Bottleneck, Layer, Separable, fold
 from pyhar.models.action import ActionInput, ActionPart, shrinking
 from pyhar.models.blocks import ResidualUnit, SeparableConv
 from pyhar.models.prediction import BlockMaps, PredictionBlock, coordinates, join
@@ -189,7 +189,9 @@ class Action(Layer):
         logits = (maps.amax(dim=(2, 3)) + maps.amin(dim=(2, 3))).split(self.classes, dim=1)
         if self.reinjection is None:
             return None, list(logits)
-        return ops.convolution_unit(twice(maps), self.ones, self.zeros, self.reinjection, skips=(u, c1)), list(logits)
+        return ops.convolution_unit(
+            ops.upsampling_unit(maps), self.ones, self.zeros, self.reinjection, skips=(u, c1)
+        ), list(logits)
 
 
 def _shrink(x: Tensor) -> Tensor:

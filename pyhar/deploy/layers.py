@@ -6,7 +6,6 @@ Weights are copies in the type asked for; scale and shift stay float32. Maps are
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyhar import ops
@@ -87,13 +86,13 @@ class Upscaling(Separable):
         assert self.shortcut is not None
         beside = ops.convolution_unit(x, self.scale, self.shift, self.shortcut)
         return ops.separable_unit(
-            twice(x), self.scale, self.shift, self.depthwise, self.pointwise, skips=(twice(beside), *skips)
+            ops.upsampling_unit(x),
+            self.scale,
+            self.shift,
+            self.depthwise,
+            self.pointwise,
+            skips=(ops.upsampling_unit(beside), *skips),
         )
-
-
-def twice(x: Tensor) -> Tensor:
-    """(N, C, Y, X) to (N, C, 2 Y, 2 X), every pixel repeated."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 class Bottleneck(Layer):

@@ -38,7 +38,7 @@ from pyhar.ops.decode import DecodedPose, decode_pose, expectation, soft_argmax
 from pyhar.ops.depthwise import depthwise_conv
 from pyhar.ops.dispatch import available_backends, use_backend
 from pyhar.ops.softmax import spatial_softmax
-from pyhar.ops.units import bottleneck_unit, convolution_unit, pooling_unit, separable_unit, stem_unit
+from pyhar.ops.units import bottleneck_unit, convolution_unit, pooling_unit, separable_unit, stem_unit, upsampling_unit
 
 __all__ = [
     "DecodedPose",
@@ -56,6 +56,7 @@ __all__ = [
     "soft_argmax",
     "spatial_softmax",
     "stem_unit",
+    "upsampling_unit",
     "use_backend",
 ]
 

@@ -54,6 +54,19 @@ def add_units(backend: str) -> None:
     def pooling_why_not(x: Tensor, kernel: int, stride: tuple[int, int]) -> str | None:
         return _needs_plain((x, ())) or KERNELS[backend].units_why_not(x, (), ())
 
+    def upsampling(x: Tensor) -> Tensor:
+        shape = (*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
+        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        if out.numel():
+            KERNELS[backend].upsampling_unit(x, out)
+        return out
+
+    def upsampling_why_not(x: Tensor) -> str | None:
+        return _needs_plain((x, ())) or KERNELS[backend].units_why_not(x, (), ())
+
+    if hasattr(KERNELS[backend], "upsampling_unit"):
+        register("upsampling_unit", backend, upsampling, upsampling_why_not)
+
     def stem(frames: Tensor, weight: Tensor, stride: tuple[int, int]) -> Tensor:
         shape = (frames.shape[0], weight.shape[0], *pooled_sides(frames, stride))
         out = torch.empty(shape, dtype=weight.dtype, device=frames.device, memory_format=torch.channels_last)

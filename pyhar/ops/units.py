@@ -8,6 +8,7 @@ convolution is padded "same" with an odd kernel.
 - `bottleneck_unit`: y = expand(relu(reduce(a) + bias)) [+ shortcut(a)] + skips; the middle norm is folded into `reduce`
 - `convolution_unit`: y = weight(a) + skips, of any odd kernel, 1x1 included
 - `pooling_unit`: y = the largest value of each window; it has no prologue and nothing is added
+- `upsampling_unit`: y = every pixel four times; likewise
 - `stem_unit`: y = weight(frames) with a stride; likewise
 
 Maps are (N, C, Y, X), float16, bfloat16 or float32 (float64 too where plain PyTorch serves), N may be 0; weights have
@@ -132,6 +133,24 @@ def pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int] = (2, 2), *, ba
     if kernel < 1 or min(stride) < 1:
         raise ValueError(f"kernel, stride: expected 1 or more, got {kernel} and {stride}")
     return run("pooling_unit", backend, x, kernel, stride)
+
+
+def upsampling_unit(x: Tensor, *, backend: str | None = None) -> Tensor:
+    """Return maps of twice the sides, every pixel repeated.
+
+    Args:
+        x: maps (N, C, Y, X).
+        backend: name of the backend that must serve the call; None takes the fastest that can.
+
+    Returns:
+        Maps (N, C, 2 Y, 2 X) in the type of `x`.
+
+    Raises:
+        TypeError, ValueError: x is no maps.
+        UserError: the backend asked for cannot serve the call.
+    """
+    check_maps("x", x, "C")
+    return run("upsampling_unit", backend, x)
 
 
 def stem_unit(
@@ -284,6 +303,7 @@ def _eager_stem_unit(frames: Tensor, weight: Tensor, stride: tuple[int, int]) ->
     return F.conv2d(padded.contiguous(memory_format=last), weight, stride=stride).contiguous(memory_format=last)
 
 
+register("upsampling_unit", "eager", lambda x: F.interpolate(x, scale_factor=2, mode="nearest"))
 register("stem_unit", "eager", _eager_stem_unit)
 register("separable_unit", "eager", _eager_separable_unit)
 register("bottleneck_unit", "eager", _eager_bottleneck_unit)

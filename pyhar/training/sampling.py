@@ -7,8 +7,9 @@ draw); the draw number seeds the sample's augmentation. Several data sets are mi
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -47,17 +48,30 @@ class TrainingData(Dataset[dict[str, Any]]):
         problems: list[str] = []
         while True:
             try:
-                sample = dict(source[index % len(source), draw])
-                break
+                return _labelled(source[index % len(source), draw], key, problems)
             except UserError as error:
                 problems.append(str(error))
                 index += 1
                 if len(problems) == _MAX_REPLACED:
                     raise UserError(f"{_MAX_REPLACED} samples in a row cannot be read; the last: {error}") from error
-        if task == "action":
-            sample["action_head"] = torch.tensor(number)
-        sample["replaced"] = "; ".join(problems)
-        return sample
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
+        """The samples of a batch, those of one data set together where it offers that (`pyhar.data.indexed`)."""
+        samples: dict[Key, dict[str, Any]] = {}
+        for task, number in dict.fromkeys(key[:2] for key in keys):
+            source, own = self.sources[task][number], [key for key in keys if key[:2] == (task, number)]
+            if hasattr(source, "__getitems__"):
+                # One by one, below, for a batch with a sample that cannot be read.
+                with contextlib.suppress(UserError):
+                    read = source.__getitems__([(index % len(source), draw) for _, _, index, draw in own])
+                    samples |= {key: _labelled(sample, key) for key, sample in zip(own, read, strict=True)}
+        return [samples[key] if key in samples else self[key] for key in keys]
+
+
+def _labelled(sample: Mapping[str, Any], key: Key, problems: Sequence[str] = ()) -> dict[str, Any]:
+    task, number, _, _ = key
+    classifier = {"action_head": torch.tensor(number)} if task == "action" else {}
+    return {**sample, **classifier, "replaced": "; ".join(problems)}
 
 
 class Stream:

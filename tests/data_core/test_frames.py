@@ -16,12 +16,18 @@ from pyhar.data.decoded import FrameCrop, whole_frame
 from pyhar.data.frames import check_picture, picture_size, read_crop, read_frames, read_picture
 from pyhar.data.geometry import crop_map, to_crop_pixels
 from pyhar.data.video_reader import VideoReader
-from pyhar.data.warp import warp
+from pyhar.data.warp import View
 from pyhar.errors import UserError
 
 
 def crop(box: tuple[float, float, float, float], size: int, **changes: float) -> np.ndarray:
     return to_crop_pixels(crop_map(box, **changes), size)
+
+
+def warp(rgb: np.ndarray, to_pixels: np.ndarray, size: int) -> np.ndarray:
+    out = np.empty((size, size, 3), np.uint8)
+    View(to_pixels, size, rgb.shape[1], rgb.shape[0]).write(rgb, out)
+    return out
 
 
 def whole(width: int, height: int) -> np.ndarray:

@@ -254,6 +254,19 @@ def test_draws_are_fixed_and_differ(index: Index, root: Path) -> None:
     assert not torch.equal(data[0, 1]["to_crop"], IndexedPoses(index, root, "train", SIZE)[0, 1]["to_crop"])
 
 
+def test_a_batch_holds_what_its_samples_hold_one_by_one(index: Index, root: Path) -> None:
+    for data in (IndexedPoses(index, root, "train", SIZE), IndexedClips(index, root, "train", SIZE, 3)):
+        keys = [(1, 3), (0, 1), (1, 3), (1, 0), 1]
+        batch = data.__getitems__(keys)
+        assert len(batch) == len(keys)
+        for key, sample in zip(keys, batch, strict=True):
+            for name, value in data[key].items():
+                if isinstance(value, torch.Tensor):
+                    torch.testing.assert_close(sample[name], value, rtol=0, atol=0, equal_nan=True)  # type: ignore[literal-required]
+                else:
+                    assert sample[name] == value  # type: ignore[literal-required]
+
+
 def test_mirrored_samples_swap_joints_and_keep_the_picture_space(root: Path) -> None:
     write_picture(root / "a.png", picture(100, 100, [(25, 40, RED), (70, 60, GREEN)], 3.0))
     builder = small_index()

@@ -140,6 +140,15 @@ def test_pooling(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOAT32 + BFLOAT16 + WIDENED, indirect=True)
+@pytest.mark.parametrize("shape", [(2, 5, 7, 8), (1, 33, 1, 1), (3, 48, 64, 3)], ids=str)
+def test_upsampling(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = channels_last(*shape, dtype=dtype)
+    y = ops.upsampling_unit(x, backend="cpu")
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(y, x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
+
+
+@pytest.mark.parametrize("dtype", FLOAT32 + BFLOAT16 + WIDENED, indirect=True)
 @pytest.mark.parametrize(
     ("shape", "outputs", "kernel", "stride"),
     [

@@ -132,6 +132,34 @@ def test_an_unreadable_sample_is_replaced_and_reported():
     assert source["pose", 0, 5, 7]["replaced"] == ""
 
 
+class InBatches(tiny_training.TinyData):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.asked, self.read = [], 0
+
+    def __getitems__(self, keys):
+        self.asked.append(keys)
+        samples = [self[key] for key in keys]
+        self.read += len(samples)
+        return samples
+
+
+def test_a_data_set_is_asked_for_its_part_of_a_batch_at_once():
+    sources = [InBatches("clips"), tiny_training.TinyData("clips"), InBatches("clips", broken=(3,))]
+    source = TrainingData({"pose": [], "action": sources})
+    keys = [("action", number, index, 7) for index in (2, 3, 30) for number in (0, 1, 2)]
+    samples = source.__getitems__(keys)
+    # 30 of 24; the one that cannot be read is replaced as it is by itself.
+    assert sources[0].asked == [[(2, 7), (3, 7), (6, 7)]]
+    assert (sources[0].read, sources[2].read) == (3, 0)
+    for key, sample in zip(keys, samples, strict=True):
+        expected = source[key]
+        assert (sample["name"], sample["replaced"]) == (expected["name"], expected["replaced"])
+        assert sample["action_head"] == key[1]
+        torch.testing.assert_close(sample["pose"], expected["pose"])
+    assert [sample["replaced"] for sample in samples] == [""] * 5 + ["tiny/3.jpg is broken"] + [""] * 3
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_but_unreadable_samples_is_one_clear_error(workers):
     source = TrainingData({"pose": [tiny_training.TinyData("pose", broken=range(24))], "action": []})
