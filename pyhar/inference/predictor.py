@@ -22,7 +22,7 @@ from pyhar.data.clips import centre_clip
 from pyhar.data.geometry import Matrix, crop_map, normalised_to_picture, to_crop_pixels
 from pyhar.data.layouts import LAYOUTS, JointLayout, custom_layout
 from pyhar.data.sample import model_input
-from pyhar.data.warp import warp
+from pyhar.data.warp import View
 from pyhar.deploy import DeployedSPNet, choose_dtype, deploy
 from pyhar.devices import choose_device
 from pyhar.errors import UserError
@@ -183,9 +183,10 @@ class Predictor:
             ]
         )
         size = self.config.image_size
-        crops = np.stack(
-            [warp(frame.rgb, to_crop_pixels(matrix, size), size) for frame, matrix in zip(frames, maps, strict=True)]
-        )
+        crops = np.empty((len(frames), size, size, 3), np.uint8)
+        for frame, matrix, crop in zip(frames, maps, crops, strict=True):
+            height, width = frame.rgb.shape[:2]
+            View(to_crop_pixels(matrix, size), size, width, height).write(frame.rgb, crop)
         return Group(frames, new, boxes, crops, maps, time.perf_counter() - start)
 
     def _predict_stills(self, group: Group) -> list[FramePrediction]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyhar.data.geometry import crop_map, to_crop_pixels
-from pyhar.data.warp import warp
+from pyhar.data.warp import View
 from pyhar.deploy import DeployedSPNet
 from pyhar.errors import UserError
 from pyhar.inference.predictor import Predictor
@@ -52,7 +52,9 @@ def test_large_and_small_pictures_keep_their_places(dots: Dots, dot_predictor: M
 
 
 def test_a_crop_is_black_outside_the_picture() -> None:
-    crop = warp(np.full((64, 64, 3), 200, np.uint8), to_crop_pixels(crop_map((-32.5, -0.5, 31.5, 63.5)), 64), 64)
+    crop = np.full((64, 64, 3), 99, np.uint8)
+    to_pixels = to_crop_pixels(crop_map((-32.5, -0.5, 31.5, 63.5)), 64)
+    View(to_pixels, 64, 64, 64).write(np.full((64, 64, 3), 200, np.uint8), crop)
     assert crop[:, :31].max() == 0
     assert crop[:, 33:].min() == 200
 
