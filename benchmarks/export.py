@@ -26,7 +26,7 @@ from benchmarks.machine import describe, read_json, results_folder, write_json
 from benchmarks.measure import Runnable, Stopwatch, interleave, quantiles
 from benchmarks.report import duration, ratio
 from pyhar import cli
-from pyhar.deploy.network import DeployedParts
+from pyhar.deploy import deploy
 from pyhar.inference.export import TOLERANCES, LastAnswers, export_network, last_answers
 from pyhar.inference.export_formats import FORMATS
 from pyhar.memory import keep_large_blocks
@@ -67,7 +67,7 @@ def contenders(network: LastAnswers, paths: dict[str, Path], frames: Tensor) -> 
     channels_last = frames.movedim(-3, -1).contiguous().movedim(-1, -3)
     calls: dict[str, Call] = {PLAIN: lambda: list(plain(channels_last))}
     assert isinstance(network.model, SPNet)
-    deployed = LastAnswers(DeployedParts(network.model, torch.float32), network.names).eval()
+    deployed = LastAnswers(deploy(network.model), network.names)
     calls["pyhar, deployed"] = lambda: list(deployed(frames))
     if "onnx" in paths:
         calls["ONNX Runtime"] = _onnx_runtime(paths["onnx"], frames)

@@ -1,6 +1,6 @@
 """The README's table of the whole network's speed: `python -m benchmarks.network_table`.
 
-It is made of the files that `pyhar benchmark`, `benchmarks.streaming` and `benchmarks.training` left in
+It is made of the files that `pyhar benchmark` and the benchmarks `streaming`, `live`, `export` and `training` left in
 benchmarks/results/<device>/, and put between the markers `<!-- network table -->` and `<!-- /network table -->`.
 """
 
@@ -24,7 +24,7 @@ BEGIN, END = "<!-- network table -->", "<!-- /network table -->"
 
 def table(folders: Sequence[Path]) -> str:
     """Return, in Markdown, what the results in `folders`, one a device, say; what has no file is left out."""
-    lines = [line for part in (_streaming, _training) for folder in folders for line in part(folder)]
+    lines = [line for part in (_streaming, _live, _exports, _training) for folder in folders for line in part(folder)]
     return "\n".join([*_clips(folders), *lines])
 
 
@@ -71,6 +71,31 @@ def _streaming(folder: Path) -> Iterator[str]:
         costs = [f"{case['over_pose']:.2f} ({case['what']})" for case in cases if case["over_pose"] != 1]
         where = f"{content['device']['name']}, streaming, `{preset}`"
         yield f"- {where}: a new frame costs, in times of its pose alone, {', '.join(costs)}."
+
+
+def _live(folder: Path) -> Iterator[str]:
+    content = read_json(folder / "live.json")
+    speeds: dict[str, dict[str, dict[str, float]]] = {}  # model -> type -> way -> frames/s
+    for case in content.get("cases", ()):
+        ways = speeds.setdefault(case["model"], {}).setdefault(case["dtype"], {})
+        ways[case["way"]] = case["frames_per_second"]
+    for model, by_type in speeds.items():
+        found = [f"{ways['file']:.1f} and {ways['file, drawn']:.1f} ({dtype})" for dtype, ways in by_type.items()]
+        size = f"{content['video']['width']}x{content['video']['height']}"
+        yield (
+            f"- {content['device']['name']}, `pyhar predict --stream` on a real video of {size}, decoding included, "
+            f"`{model}`: frames/s without and with the drawn video written {', '.join(found)}."
+        )
+
+
+def _exports(folder: Path) -> Iterator[str]:
+    for preset, content in read_json(folder / "export.json").items():
+        times = [
+            f"{run['median_ms']:.3g} ms ({name})"
+            for name, run in content["runs"].items()
+            if name != "network" and "median_ms" in run
+        ]
+        yield f"- {content['device']['name']}, one clip in float32, `{preset}`, exported: {', '.join(times)}."
 
 
 def _by_preset(cases: Any) -> dict[str, list[dict[str, Any]]]:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from pyhar import __version__
 from pyhar.errors import UserError, unknown_name
 
-# An idle OpenMP thread spins for work for milliseconds before it sleeps, and so starves the processes that load data
-# where they share the cores; one that sleeps at once wakes too late. This is tens of microseconds, the best of those
-# measured on two cores. Read when PyTorch is first imported, which this module precedes on every command line.
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+# An idle OpenMP thread spins for work for milliseconds before it sleeps, and so starves what shares the cores with it:
+# processes that load data, threads that decode and draw video. One that sleeps at once wakes too late. This is some ten
+# microseconds, about what lies between two operations. Read when PyTorch is first imported, which this module precedes
+# on every command line.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 SUBCOMMANDS = {
     "train": "train a network in stages, by default on the embedded data, and evaluate it",

@@ -97,14 +97,6 @@ def main(argv: list[str] | None = None) -> int:
     return _INTERRUPTED if summary.cut_short else 0
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What was done, line by line, and whether an interrupt ended a source that ends by itself."""
-
-    lines: list[str]
-    cut_short: bool
-
-
 class Tally:
     """What is counted of the frames between the source and the writing."""
 
@@ -144,8 +136,22 @@ class Tally:
         return time.perf_counter() - self._start
 
 
-def predict(config: PredictConfig) -> Summary:
-    """Carry out a prediction. Raises UserError, and then removes what is not whole.
+@dataclass(frozen=True)
+class Summary:
+    """What was done."""
+
+    lines: list[str]
+    """In words."""
+    cut_short: bool
+    """Whether an interrupt ended a source that ends by itself."""
+    tally: Tally
+    dropped: int
+    """Frames of a live source that newer ones replaced."""
+
+
+def predict(config: PredictConfig, source: Source | None = None) -> Summary:
+    """Carry out a prediction. source: what to read if not what `config` names. Raises UserError, and then removes what
+    is not whole.
 
     Reading, cropping, the network, drawing and encoding run side by side. A first interrupt (Ctrl-C) ends the reading,
     and what was read until then is predicted and written; a second one gives up.
@@ -163,7 +169,8 @@ def predict(config: PredictConfig) -> Summary:
         raise UserError(f"--max-frames must be at least 1, not {config.max_frames}")
     boxes = read_boxes(config.boxes) if config.boxes is not None else None
     box = parse_box(config.box) if config.box is not None else None
-    source = open_source(config.source)
+    if source is None:
+        source = open_source(config.source)
     pictures = source.fps is None
     if config.stream and pictures and not config.sequence:
         raise UserError("--stream is for consecutive frames: add --sequence if these pictures are")
@@ -214,10 +221,12 @@ def predict(config: PredictConfig) -> Summary:
             del frame, prediction
     summary = summarise(config, source, predictor, tally)
     summary.append(f"wrote {json_path}" + ("" if config.no_video else f" and {picture_path}"))
-    notes = notes_on(config, source, predictor, tally, newest.dropped if newest is not None else 0)
+    dropped = newest.dropped if newest is not None else 0
+    notes = notes_on(config, source, predictor, tally, dropped)
     if interrupted.is_set():
         notes.insert(0, f"interrupted after {tally.count} frames; they are written")
-    return Summary(summary + [f"note: {note}" for note in notes], interrupted.is_set() and not source.live)
+    lines = summary + [f"note: {note}" for note in notes]
+    return Summary(lines, interrupted.is_set() and not source.live, tally, dropped)
 
 
 def make_predictor(config: PredictConfig, model: Path, *, stream: bool) -> Predictor:

@@ -7,7 +7,7 @@ import os
 import random
 
 # As on the command lines (pyhar/cli.py), and for the same reason; read when PyTorch is first imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import numpy as np
 import pytest

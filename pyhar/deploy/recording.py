@@ -128,6 +128,11 @@ class _Recorder(TorchDispatchMode):
         self._end_launches()
         self._watched.clear()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch asks. Skipping would import all of its compiler, which takes a second, at the first operation."""
+        return False
+
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pyhar import __version__, ops
-from pyhar.deploy.network import DTYPES, DeployedParts
+from pyhar.deploy.network import DTYPES, DeployedParts, DeployedSPNet
 from pyhar.errors import UserError, unknown_name
 from pyhar.files import atomic
 from pyhar.inference.export_formats import FORMATS, Program, Run
@@ -48,7 +48,7 @@ class LastAnswers(nn.Module):
     """The network as a function of one tensor: poses of its last block if it has any, then, for clips, the
     probabilities of each classifier; float32."""
 
-    def __init__(self, model: SPNet | DeployedParts, names: list[str]) -> None:
+    def __init__(self, model: SPNet | DeployedParts | DeployedSPNet, names: list[str]) -> None:
         super().__init__()
         self.model = model
         self.names = names

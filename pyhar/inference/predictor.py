@@ -14,7 +14,6 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -23,6 +22,7 @@ from pyhar.data.clips import centre_clip
 from pyhar.data.geometry import Matrix, crop_map, normalised_to_picture, to_crop_pixels
 from pyhar.data.layouts import LAYOUTS, JointLayout, custom_layout
 from pyhar.data.sample import model_input
+from pyhar.data.warp import View
 from pyhar.deploy import DeployedSPNet, choose_dtype, deploy
 from pyhar.devices import choose_device
 from pyhar.errors import UserError
@@ -182,12 +182,11 @@ class Predictor:
                 for frame, box in zip(frames, boxes, strict=True)
             ]
         )
-        crops = np.stack(
-            [
-                crop_picture(frame.rgb, matrix, self.config.image_size)
-                for frame, matrix in zip(frames, maps, strict=True)
-            ]
-        )
+        size = self.config.image_size
+        crops = np.empty((len(frames), size, size, 3), np.uint8)
+        for frame, matrix, crop in zip(frames, maps, crops, strict=True):
+            height, width = frame.rgb.shape[:2]
+            View(to_crop_pixels(matrix, size), size, width, height).write(frame.rgb, crop)
         return Group(frames, new, boxes, crops, maps, time.perf_counter() - start)
 
     def _predict_stills(self, group: Group) -> list[FramePrediction]:
@@ -254,22 +253,6 @@ class Predictor:
         ]
         best = max(named[self.action_head], key=named[self.action_head].__getitem__)
         return ActionPrediction(best, named[self.action_head][best], tuple(named), frames)
-
-
-def crop_picture(rgb: Picture, to_crop: Matrix, size: int) -> Picture:
-    """The (size, size, 3) crop that `to_crop` (3, 3) describes; black outside the picture.
-
-    Where the crop is smaller than what it shows, pixels are averaged, not left out.
-    """
-    matrix = to_crop_pixels(to_crop, size)
-    shrink = int(1.0 / np.sqrt(abs(np.linalg.det(matrix[:2, :2]))) + 1e-6)
-    if shrink > 1:
-        height, width = rgb.shape[:2]
-        small = max(1, width // shrink), max(1, height // shrink)
-        rgb = cv2.resize(rgb, small, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-        fx, fy = small[0] / width, small[1] / height
-        matrix = matrix @ np.array([[1 / fx, 0, 0.5 / fx - 0.5], [0, 1 / fy, 0.5 / fy - 0.5], [0, 0, 1]])
-    return cv2.warpAffine(rgb, matrix[:2], (size, size), flags=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
 def checked_frames(frames: Iterable[Frame | Picture]) -> Iterator[Frame]:

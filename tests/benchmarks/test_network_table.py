@@ -62,3 +62,24 @@ def test_it_goes_between_the_markers(results: Path) -> None:
     readme.write_text("nothing\n")
     with pytest.raises(UserError, match="has no lines"):
         network_table.main(["--results", str(results), "--readme", str(readme)])
+
+
+def test_a_real_video_gets_a_line_for_each_network(results: Path) -> None:
+    speeds = [("float32", "file", 30.0), ("float32", "file, drawn", 20.0), ("float32", "camera", 25.0)]
+    cases = [{"model": "small", "dtype": d, "way": way, "frames_per_second": speed} for d, way, speed in speeds]
+    content = {"device": {"name": "A chip"}, "video": {"width": 64, "height": 48}, "cases": cases}
+    write_json(results / "live.json", content)
+    (line,) = (line for line in network_table.table([results]).splitlines() if "real video" in line)
+    assert "of 64x48" in line
+    assert line.endswith("`small`: frames/s without and with the drawn video written 30.0 and 20.0 (float32).")
+
+
+def test_exported_networks_that_are_right_are_told(results: Path) -> None:
+    runs = {
+        "network": {"median_ms": 30.0},
+        "ONNX Runtime": {"error": 1e-6, "median_ms": 8.236},
+        "wrong": {"error": 1.0},
+    }
+    write_json(results / "export.json", {"small": {"device": {"name": "A chip"}, "runs": runs}})
+    text = network_table.table([results])
+    assert "- A chip, one clip in float32, `small`, exported: 8.24 ms (ONNX Runtime)." in text.splitlines()

@@ -150,6 +150,23 @@ def test_half_types(format: str, dtype: str, tmp_path: Path) -> None:
     assert types.count(wide) > 10  # norms and the action part
 
 
+@pytest.mark.parametrize(("dtype", "options"), [("bfloat16", {}), ("float16", {"stills": True})])
+def test_aoti_package_in_a_half_type(dtype: str, options: dict[str, Any], tmp_path: Path) -> None:
+    if FORMATS["aoti"].why_not() is not None:
+        pytest.skip(str(FORMATS["aoti"].why_not()))
+    config = dataclasses.replace(RELEASE, num_pyramids=1, action_pyramids=(1,))
+    model, path = make(config), tmp_path / "model.pt2"
+    done = export_network(model, ModelMeta.default(config), path, "aoti", dtype=dtype, **options)
+    error = 2e-3 if dtype == "float16" else 2e-2
+    assert 1e-5 < done.difference < error  # compiled in float32 it would be smaller
+    loaded = torch._inductor.aoti_load_package(str(path))
+    for batch in (1, 4):
+        frames, expected = inputs_and_answers(model, options, batch)
+        for found, answer in zip(loaded(frames), expected.values(), strict=True):
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found, answer, rtol=0, atol=error)
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> tuple[SPNet, Path]:
     """The smallest network that recognises actions: compiling takes half a minute."""
