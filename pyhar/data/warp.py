@@ -58,14 +58,14 @@ class View:
 
     def write_part(self, part: Any, out: Picture, *, bgr: bool = False) -> None:
         """As `write`, given the shown part of the picture."""
-        # With a fourth channel, OpenCV's warp takes half the time.
-        part = cv2.cvtColor(part, cv2.COLOR_BGR2RGBA if bgr else cv2.COLOR_RGB2RGBA)
         if self.block > 1:
             rows, columns = -(-part.shape[0] // self.block), -(-part.shape[1] // self.block)
             below, beside = rows * self.block - part.shape[0], columns * self.block - part.shape[1]
             if below or beside:  # at the picture's edge
                 part = cv2.copyMakeBorder(part, 0, below, 0, beside, cv2.BORDER_REPLICATE)
             part = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
+        # With a fourth channel, OpenCV's warp takes half the time.
+        part = cv2.cvtColor(part, cv2.COLOR_BGR2RGBA if bgr else cv2.COLOR_RGB2RGBA)
         warped = cv2.warpAffine(part, self.of_blocks, (self.size, self.size), flags=cv2.INTER_LINEAR)
         cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
 
