@@ -28,6 +28,7 @@ _EMPTY = {
     torch.ops.aten.new_empty.default,
     torch.ops.aten.new_empty_strided.default,
 }
+_COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.clone.default}
 _WASTE = 2
 """A block serves what needs at least one part in so many of it."""
 
@@ -137,6 +138,10 @@ class _Recorder(TorchDispatchMode):
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        with self:  # what is only made of other operations is seen as those
+            parts = func.decompose(*args, **kwargs)
+        if parts is not NotImplemented:
+            return parts
         if func in _EMPTY:
             return self._moved(func(*args, **kwargs))
         given = {_storage(leaf) for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)}
@@ -215,10 +220,15 @@ def _own(tree: Any) -> Any:
 
 def _writer(func: OpOverload, args: Any, kwargs: Any, results: list[Any]) -> Callable[[], Any]:
     """What does `func(*args, **kwargs)` and writes what it returns into `results`."""
+    if func in _COPIES:
+        return functools.partial(results[0].copy_, args[0])
     into = _out_variant(func)
     if into is not None:
         names = [argument.name for argument in into._schema.arguments if argument.is_out]
         return functools.partial(into, *args, **kwargs, **dict(zip(names, results, strict=True)))
+
+    if len(results) == 1:
+        return lambda: results[0].copy_(func(*args, **kwargs))
 
     def write() -> None:
         found, _ = tree_flatten(func(*args, **kwargs))
