@@ -68,9 +68,9 @@ def _machine(content: dict[str, Any]) -> str:
 def _streaming(folder: Path) -> Iterator[str]:
     content = read_json(folder / "streaming.json")
     for preset, cases in _by_preset(content.get("cases", ())).items():
-        costs = [f"{case['over_pose']:.2f} ({case['what']})" for case in cases if case["over_pose"] != 1]
-        where = f"{content['device']['name']}, streaming, `{preset}`"
-        yield f"- {where}: a new frame costs, in times of its pose alone, {', '.join(costs)}."
+        times = [f"{case['median_ms']:.3g} ms ({case['what']})" for case in cases]
+        where = f"{content['device']['name']}, streaming, `{preset}`, float32"
+        yield f"- {where}: a new frame takes, cropping included, {', '.join(times)}."
 
 
 def _live(folder: Path) -> Iterator[str]:
