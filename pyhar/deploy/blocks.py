@@ -10,7 +10,7 @@ from pyhar import ops
 from pyhar.deploy.layers import Bottleneck, Layer, Separable, fold
 from pyhar.models.action import ActionInput, ActionPart, shrinking
 from pyhar.models.blocks import ResidualUnit, SeparableConv
-from pyhar.models.prediction import BlockMaps, PredictionBlock, coordinates, join
+from pyhar.models.prediction import BlockMaps, PredictionBlock, join
 
 
 class Heads(Layer):
@@ -127,9 +127,10 @@ class Block(nn.Module):
             decoded, appearance = ops.decode_pose_and_appearance(
                 seen_heat, source, seen_depth, grid=cfg.grid, confidence=cfg.confidence
             )
-            seen = ActionInput(coordinates(decoded), decoded.confidence, appearance)
+            joined = join(decoded)
+            seen = ActionInput(joined[..., :-1], decoded.confidence, appearance)
             if self.wants_pose and own_heat is None:
-                pose = join(decoded)
+                pose = joined
         if self.wants_pose and pose is None:
             assert heat is not None
             pose = join(ops.decode_pose(heat, depth, grid=cfg.grid, confidence=cfg.confidence))

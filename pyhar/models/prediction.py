@@ -115,4 +115,5 @@ def coordinates(decoded: ops.DecodedPose) -> Tensor:
 
 def join(decoded: ops.DecodedPose) -> Tensor:
     """The block's answer: coordinates and confidence, (N, J, dim + 1)."""
-    return torch.cat([coordinates(decoded), decoded.confidence.unsqueeze(-1)], dim=-1)
+    last = [value.unsqueeze(-1) for value in (decoded.z, decoded.confidence) if value is not None]
+    return torch.cat([decoded.xy, *last], dim=-1)
