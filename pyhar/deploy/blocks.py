@@ -190,9 +190,8 @@ class Action(Layer):
         logits = (maps.amax(dim=(2, 3)) + maps.amin(dim=(2, 3))).split(self.classes, dim=1)
         if self.reinjection is None:
             return None, list(logits)
-        return ops.convolution_unit(
-            ops.upsampling_unit(maps), self.ones, self.zeros, self.reinjection, skips=(u, c1)
-        ), list(logits)
+        back = ops.upsampling_unit(maps)
+        return ops.convolution_unit(back, self.ones, self.zeros, self.reinjection, skips=(u, c1)), list(logits)
 
 
 def _shrink(x: Tensor) -> Tensor:
