@@ -29,6 +29,7 @@ WordImage image_for_tiles(const Problem& problem, const Map& gradient, std::int6
     if (kernels().tiles.forward == nullptr || problem.wide) return {};
     const Image<T> features(problem.features, b, size.rows, size.columns);
     if (!features.plain(Type::bf16, by_pixel)) return {};
+    if (by_pixel && size.pixels() < 32) return {};  // more would be packed than multiplied
     WordImage image{features.data(), nullptr, features.row_step(by_pixel), 0, size.channels, size.pixels(), by_pixel};
     if (gradient) {
         const Image<T> to(gradient, b, size.rows, size.columns);

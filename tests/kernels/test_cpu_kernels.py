@@ -336,9 +336,10 @@ def test_gradients_that_are_not_wanted_or_do_not_flow(isa: str) -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_bits_do_not_depend_on_threads(isa: str, layout: str, batch: int, dtype: torch.dtype) -> None:
-    h, f, d = (layout_as(random((batch, n, 48, 40), dtype, i), layout) for i, n in enumerate((17, 100, 17)))
-    g = upstream_for(batch, 17, 100, True, torch.float32, dtype)
+@pytest.mark.parametrize("joints", [17, 80])
+def test_bits_do_not_depend_on_threads(isa: str, layout: str, batch: int, dtype: torch.dtype, joints: int) -> None:
+    h, f, d = (layout_as(random((batch, n, 48, 40), dtype, i), layout) for i, n in enumerate((joints, 100, joints)))
+    g = upstream_for(batch, joints, 100, True, torch.float32, dtype)
     before = torch.get_num_threads()
     try:
         results = []
