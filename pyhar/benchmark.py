@@ -30,8 +30,8 @@ class BenchmarkConfig:
     """Presets, with random weights, run directories or model files."""
     cuts: Literal["none", "pyramids"] = "none"
     """Measure the whole network, or cut after each pyramid."""
-    dtype: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("float32",)
-    """Types to compute in."""
+    dtype: tuple[Literal["float32", "bfloat16", "float16", "int8"], ...] = ("float32",)
+    """Types to compute in. In int8, plain PyTorch stands beside in the type of the maps."""
     input: tuple[Literal["image", "images", "clip"], ...] = ("image", "images", "clip")
     """One still, 16 stills, or one clip, of which actions are recognised too."""
     compile: Literal["no", "default", "max-autotune"] = "no"

@@ -79,6 +79,7 @@ struct Kernels {
     void (*depthwise_backward)(const DepthwiseConv&, const Map& g, const Map& d_x, const Map& d_weight);
     std::int64_t lanes;  // floats in a vector
     UnitKernels units, bfloat16_units;
+    UnitKernels int8_units, int8_bfloat16_units;  // products in int8; maps of floats and of bfloat16
 };
 
 // The sets that this machine offers, best first.
@@ -96,10 +97,11 @@ extern const Kernels scalar_kernels;
 #define PYHAR_VECTOR_X86 1
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
-extern const UnitKernels avx512_bfloat16_units;
+extern const UnitKernels avx512_int8_units;
+extern const UnitKernels avx512_bfloat16_units, avx512_int8_bfloat16_units;
 #if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define PYHAR_TILES_X86 1  // compilers that know AMX; Linux alone is asked for the tiles below
-extern const UnitKernels amx_bfloat16_units;
+extern const UnitKernels amx_bfloat16_units, amx_int8_bfloat16_units;
 #endif
 #endif
 
