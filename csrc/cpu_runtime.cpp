@@ -95,9 +95,10 @@ std::vector<const Kernels*> offered_kernels() {
             static const Kernels with_tiles = [] {
                 Kernels k = with_bfloat16;
                 k.name = "amx_bf16", k.bfloat16_units = amx_bfloat16_units;
+                k.int8_bfloat16_units = amx_int8_bfloat16_units;
                 return k;
             }();
-            if (bfloat16 && has("amx_tile") && has("amx_bf16") && tiles_allowed()) {
+            if (bfloat16 && has("amx_tile") && has("amx_bf16") && has("amx_int8") && tiles_allowed()) {
                 offered.push_back(&with_tiles);
             }
 #endif
@@ -105,6 +106,14 @@ std::vector<const Kernels*> offered_kernels() {
             if (int8) offered.push_back(&with_int8);
             offered.push_back(&avx512_kernels);
         }
+#ifdef PYHAR_VNNI_X86
+        static const Kernels avx2_with_int8 = [] {
+            Kernels k = avx2_kernels;
+            k.name = "avx2_vnni", k.int8_units = avx2_int8_units;
+            return k;
+        }();
+        if (has("avx_vnni")) offered.push_back(&avx2_with_int8);
+#endif
         offered.push_back(&avx2_kernels);
     }
 #endif

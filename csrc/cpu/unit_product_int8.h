@@ -54,7 +54,11 @@ PYHAR_INLINE Integers add_products(Integers sum, std::int32_t bytes, Integers we
 
 template <>
 struct Factors<Byte> {
+#ifdef PYHAR_AMX
+    static constexpr std::int64_t group = 4, depth = 64;
+#else
     static constexpr std::int64_t group = 4, depth = 4;
+#endif
     using Row = Integers;
     static PYHAR_INLINE Row row(const Byte* b) { return load_integers(b); }
     static PYHAR_INLINE void add(Integers& sum, const Byte* a, const Row& b) {
