@@ -19,7 +19,7 @@ from pyhar.ops.grid import GRIDS
 
 NATIVE = native.load()
 # Those called after bfloat16 differ in the convolution units alone.
-ISAS = [] if NATIVE is None else [isa for isa in NATIVE.cpu_isas() if not isa.endswith("_bf16")]
+ISAS = [] if NATIVE is None else [isa for isa in NATIVE.cpu_isas() if not isa.endswith(("_bf16", "_vnni"))]
 pytestmark = pytest.mark.skipif(NATIVE is None, reason=f"native module missing: {native.why_missing()}")
 NAN = float("nan")
 
