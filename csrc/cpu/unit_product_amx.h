@@ -107,35 +107,52 @@ PYHAR_INLINE void store_tiles(T* sums) {
     if constexpr (tall && wide) _tile_stored(3, sums + tile_side * 2 * tile_side + tile_side, row_bytes);
 }
 
-// A block of up to 32 pixels times the vectors of outputs [vector, vector + wide].
-template <bool tall, bool wide>
-PYHAR_INLINE void tile_sums(const Term<BFloat16>* terms, int count, std::int64_t pixel, std::int64_t, std::int64_t vector,
-                            float* sums) {
+// Calls write(pixel, vector, sums) for a block of up to 32 pixels times the vectors of outputs [vector, vector + wide].
+template <bool tall, bool wide, class Write>
+PYHAR_INLINE void tile_sums(const Term<BFloat16>* terms, int count, std::int64_t pixel, std::int64_t pixels,
+                            std::int64_t vector, const Write& write) {
+    alignas(64) float sums[block_pixels * 2 * tile_side];
     zero_tiles<tall, wide>();
     for (int t = 0; t < count; ++t) add_to_tiles<tall, wide>(terms[t], pixel, vector);
     store_tiles<tall, wide>(sums);
+    for (int v = 0; v <= int{wide}; ++v) {
+        for (std::int64_t i = 0; i < pixels; ++i) write(i, v, load<float>(sums + (2 * i + v) * tile_side));
+    }
 }
 
 // Whole numbers become floats after each term.
-template <bool tall, bool wide>
+template <bool tall, bool wide, class Write>
 PYHAR_INLINE void tile_sums(const Term<Byte>* terms, int count, std::int64_t pixel, std::int64_t pixels,
-                            std::int64_t vector, float* sums) {
+                            std::int64_t vector, const Write& write) {
     alignas(64) std::int32_t whole[block_pixels * 2 * tile_side];
+    alignas(64) float sums[block_pixels * 2 * tile_side];
     for (int t = 0; t < count; ++t) {
         const Term<Byte>& term = terms[t];
         zero_tiles<tall, wide>();
         add_to_tiles<tall, wide>(term, pixel, vector);
         store_tiles<tall, wide>(whole);
-        for (int v = 0; v <= int{wide}; ++v) {
-            const Vec<float> scales = term.output_scales(vector + v);
-            const Integers excess = term.excess(vector + v);
-            for (std::int64_t i = 0; i < pixels; ++i) {
-                const std::int64_t at = i * 2 * tile_side + v * tile_side;
-                Vec<float> sum = to_floats(load_integers(whole + at) - excess) *
-                                 (splat<float>(term.scale[(pixel + i) * term.scale_step]) * scales);
-                if (t > 0) sum += load<float>(sums + at);
-                store<float>(sums + at, sum);
+        const auto scaled = [&](const auto& use) PYHAR_LAMBDA_INLINE {
+            for (int v = 0; v <= int{wide}; ++v) {
+                const Vec<float> scales = term.output_scales(vector + v);
+                const Integers excess = term.excess(vector + v);
+                for (std::int64_t i = 0; i < pixels; ++i) {
+                    const std::int64_t at = (2 * i + v) * tile_side;
+                    const float scale = term.scale[(pixel + i) * term.scale_step];
+                    use(i, v, at, to_floats(load_integers(whole + at) - excess) * (splat<float>(scale) * scales));
+                }
             }
+        };
+        const bool first = t == 0, last = t == count - 1;
+        if (first && last) {
+            scaled([&](std::int64_t i, int v, std::int64_t, Vec<float> sum) PYHAR_LAMBDA_INLINE { write(i, v, sum); });
+        } else if (last) {
+            scaled([&](std::int64_t i, int v, std::int64_t at, Vec<float> sum) PYHAR_LAMBDA_INLINE {
+                write(i, v, load<float>(sums + at) + sum);
+            });
+        } else {
+            scaled([&](std::int64_t, int, std::int64_t at, Vec<float> sum) PYHAR_LAMBDA_INLINE {
+                store<float>(sums + at, first ? sum : load<float>(sums + at) + sum);
+            });
         }
     }
 }
@@ -143,18 +160,15 @@ PYHAR_INLINE void tile_sums(const Term<Byte>* terms, int count, std::int64_t pix
 // All outputs of the `pixels` pixels from `pixel` on, which the configuration is for.
 template <bool tall, class S, class D>
 void product_block(const Term<S>* terms, int count, std::int64_t pixel, std::int64_t pixels, std::int64_t outputs,
-                   const Finish<D>& finish) {
-    alignas(64) float sums[block_pixels * 2 * tile_side];
+                   const Finish<D> finish) {
     for (std::int64_t first = 0; first < outputs; first += 2 * tile_side) {
-        const bool wide = outputs - first > tile_side;
-        wide ? tile_sums<tall, true>(terms, count, pixel, pixels, first / tile_side, sums)
-             : tile_sums<tall, false>(terms, count, pixel, pixels, first / tile_side, sums);
-        for (std::int64_t c = first; c < outputs && c < first + 2 * tile_side; c += tile_side) {
-            const std::int64_t last = outputs - c;
-            for (std::int64_t i = 0; i < pixels; ++i) {
-                finish.write(load<float>(sums + i * 2 * tile_side + (c - first)), pixel + i, c, last);
-            }
-        }
+        const auto write = [&](std::int64_t i, int v, Vec<float> sum) PYHAR_LAMBDA_INLINE {
+            const std::int64_t c = first + v * tile_side;
+            finish.write(sum, pixel + i, c, outputs - c);
+        };
+        const std::int64_t vector = first / tile_side;
+        outputs - first > tile_side ? tile_sums<tall, true>(terms, count, pixel, pixels, vector, write)
+                                    : tile_sums<tall, false>(terms, count, pixel, pixels, vector, write);
     }
 }
 
