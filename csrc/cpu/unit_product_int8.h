@@ -25,7 +25,9 @@ PYHAR_INLINE Integers load_integers(const void* p) {
 
 #ifdef PYHAR_AVX512
 PYHAR_INLINE Vec<float> to_floats(Integers v) { return _mm512_cvtepi32_ps((__m512i)v); }
-PYHAR_INLINE Integers larger_integers(Integers a, Integers b) { return (Integers)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+PYHAR_INLINE Integers larger_integers(Integers a, Integers b) {
+    return (Integers)_mm512_max_epi32((__m512i)a, (__m512i)b);
+}
 PYHAR_INLINE std::int32_t largest_integer(Integers v) { return _mm512_reduce_max_epi32((__m512i)v); }
 PYHAR_INLINE void store_bytes(Byte* to, Vec<float> v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(v)));
@@ -35,7 +37,9 @@ PYHAR_INLINE Integers add_products(Integers sum, std::int32_t bytes, Integers we
 }
 #else
 PYHAR_INLINE Vec<float> to_floats(Integers v) { return _mm256_cvtepi32_ps((__m256i)v); }
-PYHAR_INLINE Integers larger_integers(Integers a, Integers b) { return (Integers)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+PYHAR_INLINE Integers larger_integers(Integers a, Integers b) {
+    return (Integers)_mm256_max_epi32((__m256i)a, (__m256i)b);
+}
 PYHAR_INLINE std::int32_t largest_integer(Integers v) {
     __m128i most = _mm_max_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
     most = _mm_max_epi32(most, _mm_shuffle_epi32(most, 0x4e));
@@ -80,7 +84,9 @@ struct Term<Byte> {
     std::int64_t scale_step;
     bool is_signed;
 
-    std::int64_t filled() const { return (depth + Factors<Byte>::depth - 1) / Factors<Byte>::depth * Factors<Byte>::depth; }
+    std::int64_t filled() const {
+        return (depth + Factors<Byte>::depth - 1) / Factors<Byte>::depth * Factors<Byte>::depth;
+    }
     std::int64_t vector_step() const { return (filled() + 8) * lanes<float>; }
     Term from(std::int64_t pixel) const {
         return {a + pixel * a_step, a_step, b, depth, scale + pixel * scale_step, scale_step, is_signed};
@@ -143,7 +149,9 @@ public:
     // A pixel: whole vectors.
     void write(const float* from, std::int64_t channels, Byte* to) const {
         const Vec<float> inverse = splat<float>(inverse_), offset = splat<float>(offset_);
-        for (std::int64_t c = 0; c < channels; c += lanes<float>) store_bytes(to + c, load<float>(from + c) * inverse + offset);
+        for (std::int64_t c = 0; c < channels; c += lanes<float>) {
+            store_bytes(to + c, load<float>(from + c) * inverse + offset);
+        }
     }
 
 private:
