@@ -87,7 +87,7 @@ def sets_with_int8() -> list[str]:
     """The instruction sets of this CPU that multiply int8, best first. Leaves the best in use."""
     module = native.load()
     offered = [] if module is None else module.cpu_isas()
-    found = []
+    found: list[str] = []
     for name in reversed(offered):
         module.use_cpu_isa(name)  # type: ignore[union-attr]
         found = [name] * module.cpu_has_int8_units() + found  # type: ignore[union-attr]

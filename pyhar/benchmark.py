@@ -31,7 +31,7 @@ class BenchmarkConfig:
     cuts: Literal["none", "pyramids"] = "none"
     """Measure the whole network, or cut after each pyramid."""
     dtype: tuple[Literal["float32", "bfloat16", "float16", "int8"], ...] = ("float32",)
-    """Types to compute in. In int8, plain PyTorch stands beside in the type of the maps."""
+    """Types to compute in. Beside int8 stands the deployed network in the type of its maps, not PyTorch."""
     input: tuple[Literal["image", "images", "clip"], ...] = ("image", "images", "clip")
     """One still, 16 stills, or one clip, of which actions are recognised too."""
     compile: Literal["no", "default", "max-autotune"] = "no"

@@ -64,7 +64,9 @@ public:
     float fill(std::int64_t pixel, Byte* to) const {
         Magnitude magnitude;
         if (unit_.reduce == nullptr) {
-            for (std::int64_t i = 0; i < unit_.columns; ++i) activate(prologue_, pixel + i, line_ + i * step_, magnitude);
+            for (std::int64_t i = 0; i < unit_.columns; ++i) {
+                activate(prologue_, pixel + i, line_ + i * step_, magnitude);
+            }
         } else {
             const Term<Byte> term = activated_.term(pixel, unit_.columns, unit_.reduce);
             Finish<float> finish{line_, step_};
@@ -102,7 +104,7 @@ public:
           rows_(rows + 2 * margin_),
           pixel_step_(compute_.pixel_step(unit)),
           row_step_((unit.columns + 2 * margin_ + spare) * pixel_step_),
-          data_(scratch<D>(rows_ * row_step_ + Factors<D>::depth)),  // a row of the kernel may be filled up beyond the end
+          data_(scratch<D>(rows_ * row_step_ + Factors<D>::depth)),  // a term may be filled up beyond the end
           scales_(scratch<float>(rows_)) {
         clear(data_, rows_ * row_step_);
         for (std::int64_t i = 0; i < rows_; ++i) scales_[i] = 0.0f;

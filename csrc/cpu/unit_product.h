@@ -56,7 +56,7 @@ struct Finish {
     }
 };
 
-// Adds the products of `pixels` pixels from `pixel` on with `vectors` vectors of outputs from `vector` on to their sums.
+// Adds the products of `pixels` pixels from `pixel` on and `vectors` vectors of outputs from `vector` on to their sums.
 template <class S, class Sum, int pixels, int vectors>
 PYHAR_INLINE void multiply(const Term<S>& term, std::int64_t pixel, std::int64_t vector, Sum (&sum)[pixels][vectors]) {
     constexpr std::int64_t group = Factors<S>::group;

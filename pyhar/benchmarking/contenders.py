@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pyhar.benchmarking.ceilings import name_of
 from pyhar.deploy import deploy
 from pyhar.deploy.network import numbers_of
 from pyhar.models import SPNet, SPNetOutput
@@ -23,10 +24,12 @@ INT8_ERROR = 0.3
 
 
 def contenders(model: SPNet, dtype: torch.dtype, compile_mode: CompileMode) -> dict[str, Call]:
-    """By name, functions of float32 frames that say what `model` says, computing in `dtype`; plain PyTorch, which has
-    no int8, in the type of the maps then."""
+    """By name, functions of float32 frames that say what `model` says, computing in `dtype`. Beside int8, which plain
+    PyTorch does not have, stands the deployed network in the type of the maps."""
     calls: dict[str, Call] = {OURS: deploy(model, dtype=dtype)}
-    dtype = numbers_of(dtype, next(model.parameters()).device).maps
+    if dtype == torch.int8:
+        maps = numbers_of(dtype, next(model.parameters()).device).maps
+        return calls | {f"{OURS}, {name_of(maps)}": deploy(model, dtype=maps)}
     for layout in (torch.contiguous_format, torch.channels_last):
         suffix = ", channels_last" if layout == torch.channels_last else ""
         plain = copy.deepcopy(model).to(dtype).to(memory_format=layout)  # type: ignore[call-overload]
