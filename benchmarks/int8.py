@@ -1,23 +1,19 @@
-"""Would int8 hold the accuracy of a trained network? `python -m benchmarks.int8 runs/small`.
+"""Does the deployed network in int8 hold the accuracy of a trained one? `python -m benchmarks.int8 runs/small`.
 
-No kernel computes in int8: rounding is imitated. Weights of a convolution are rounded to int8, symmetric, with a scale
-for each output channel, its inputs to 8 bits with a scale and a zero for the tensor; products and sums stay float32.
-Inputs' ranges are those of training clips, from the smallest value to the largest or without the outermost values. What
-convolutions are rounded differs by row; the deployed network in bfloat16 stands beside them. Compared with float32 on
-the evaluation's stills and clips: `joint_change_px` is the mean distance of joints in pixels of the crop.
+On every instruction set of this CPU that multiplies int8; the deployed network in bfloat16 stands beside them. Compared
+with the network in float32 on the evaluation's stills and clips: `joint_change_px` is the mean distance of joints in
+pixels of the crop.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.machine import RESULTS, describe, write_json
 from pyhar import cli
@@ -26,34 +22,14 @@ from pyhar.data.batches import collate
 from pyhar.data.geometry import normalised_to_picture
 from pyhar.data.sample import model_input
 from pyhar.deploy import deploy
+from pyhar.errors import UserError
 from pyhar.evaluation.pose_tally import PoseTally, Truth
-from pyhar.models import SPNet, SPNetOutput, load_model
+from pyhar.kernels import native
+from pyhar.models import SPNetOutput, load_model
 
 Network = Callable[[Tensor], SPNetOutput]
 CPU = torch.device("cpu")
-KEPT_VALUES = 50_000  # of a convolution's inputs, in each batch of the calibration
 ALLOWED = {"joint_change_px": 0.3, "pckh_change": 0.3, "accuracy_change": 0.3}
-
-
-class Rounding(NamedTuple):
-    """What is rounded: convolutions by their names' parts, and how much of the inputs' values the range leaves out at
-    either end."""
-
-    left_out: Sequence[str] = ()
-    only: str = ""
-    beyond: float = 0.0
-
-
-ACTION = (".action.", ".action_unit.")
-HEADS = ("stem", ".heat", ".depth.", ".depth_back", ".forwarded")
-ROUNDINGS = {
-    "all": Rounding(),
-    "all, outermost 0.01 % left out": Rounding(beyond=1e-4),
-    "pose part": Rounding(ACTION),
-    "pose part but stem and heads": Rounding((*ACTION, *HEADS)),
-    "pose part but stem, heads and depthwise": Rounding((*ACTION, *HEADS, "depthwise")),
-    "entry flow but stem": Rounding(("stem",), only="entry"),
-}
 
 
 class Samples(NamedTuple):
@@ -68,69 +44,6 @@ class Answers(NamedTuple):
 
     poses: Tensor
     classes: Tensor
-
-
-def rounded(model: SPNet, rounding: Rounding, ranges: dict[str, tuple[float, float]]) -> SPNet:
-    """A copy of the network whose convolutions answer as in int8. ranges: of their inputs, by name."""
-    model = copy.deepcopy(model)
-    for name, layer in chosen(model, rounding).items():
-        weight = layer.weight.data
-        scale = weight.abs().amax(dim=(1, 2, 3), keepdim=True) / 127
-        weight.copy_((weight / scale.clamp_min(1e-30)).round() * scale)
-        low, high = min(ranges[name][0], 0.0), max(ranges[name][1], 0.0)
-        step = max(high - low, 1e-30) / 255
-        zero = round(-low / step)
-        layer.register_forward_pre_hook(
-            lambda _, x, step=step, zero=zero: torch.fake_quantize_per_tensor_affine(x[0], step, zero, 0, 255)
-        )
-    return model
-
-
-def chosen(model: SPNet, rounding: Rounding) -> dict[str, nn.Conv2d]:
-    """The convolutions that are rounded, by name."""
-    return {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Conv2d)
-        and rounding.only in f"{name}."
-        and not any(part in f"{name}." for part in rounding.left_out)
-    }
-
-
-def share_of_products(model: SPNet, rounding: Rounding, frames: Tensor) -> float:
-    """How much of the convolutions' multiplications, for these frames, are of the rounded ones."""
-    counts: dict[str, int] = {}
-    layers = chosen(model, Rounding())
-    hooks = [
-        layer.register_forward_hook(
-            lambda layer, _, out, name=name: counts.update({name: out.numel() * layer.weight[0].numel()})
-        )
-        for name, layer in layers.items()
-    ]
-    with torch.inference_mode():
-        model(model_input(frames, CPU))
-    for hook in hooks:
-        hook.remove()
-    return sum(counts.get(name, 0) for name in chosen(model, rounding)) / sum(counts.values())
-
-
-def input_values(model: SPNet, batches: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """A sample of each convolution's inputs, its smallest and largest among them."""
-    values: dict[str, list[np.ndarray]] = {}
-
-    def keep(name: str, x: Tensor) -> None:
-        flat = x.reshape(-1)
-        step = max(flat.numel() // KEPT_VALUES, 1)
-        values.setdefault(name, []).extend([flat[::step].numpy(), np.array([x.min(), x.max()], np.float32)])
-
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, x, name=name: keep(name, x[0]))
-        for name, layer in chosen(model, Rounding()).items()
-    ]
-    answer(model, Samples([], batches))
-    for hook in hooks:
-        hook.remove()
-    return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
 @torch.inference_mode()
@@ -170,47 +83,54 @@ def batched(data: registry.PoseData, count: int, size: int) -> list[dict[str, An
     return [collate([data[n] for n in range(k, min(k + size, count))]) for k in range(0, count, size)]
 
 
+def sets_with_int8() -> list[str]:
+    """The instruction sets of this CPU that multiply int8, best first. Leaves the best in use."""
+    module = native.load()
+    offered = [] if module is None else module.cpu_isas()
+    found: list[str] = []
+    for name in reversed(offered):
+        module.use_cpu_isa(name)  # type: ignore[union-attr]
+        found = [name] * module.cpu_has_int8_units() + found  # type: ignore[union-attr]
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, compare and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a run directory or model file, trained on the embedded data")
     parser.add_argument("--stills", type=int, help="so many (all)")
     parser.add_argument("--clips", type=int, help="so many (all)")
-    parser.add_argument("--calibration", type=int, default=64, help="training clips for the ranges (%(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS / "small" / "int8.json", help="%(default)s")
     options = parser.parse_args(argv)
+    sets, module = sets_with_int8(), native.load()
+    if module is None or not sets:
+        raise UserError("this CPU multiplies no int8, or the native module is missing: there is nothing to compare")
     model, meta = load_model(options.model)
     config = model.config
     shape: dict[str, Any] = {"image_size": config.image_size, "augment": False, "layout": config.layout}
     stills = registry.build("synthetic", "test", "pose", **shape)
-    clips, training = (
-        registry.build("synthetic", split, "clips", clip_frames=config.clip_frames, **shape)
-        for split in ("test", "train")
-    )
+    clips = registry.build("synthetic", "test", "clips", clip_frames=config.clip_frames, **shape)
     samples = Samples(
         batched(stills, options.stills or len(stills), 32), batched(clips, options.clips or len(clips), 4)
     )
-    calibration = batched(training, options.calibration, 4)
-    values = input_values(model, calibration)
     true = answer(model, samples)
     reference = score(true, samples, stills)
     rows: dict[str, dict[str, Any]] = {"float32": dict(reference)}
 
-    def judge(name: str, network: Network, **more: Any) -> None:
-        found = answer(network, samples)
-        row = {**more, **score(found, samples, stills), **compare(found, true, config.image_size, meta.depth_range_mm)}
+    def judge(name: str, dtype: torch.dtype) -> None:
+        found = answer(deploy(model, dtype=dtype), samples)
+        row = {**score(found, samples, stills), **compare(found, true, config.image_size, meta.depth_range_mm)}
         row |= {f"{what}_change": abs(row[what] - reference[what]) for what in reference}
         row = {key: round(value, 4) for key, value in row.items()}
         rows[name] = row | {"holds": all(row[what] <= most for what, most in ALLOWED.items())}
-        print(f"{name:<48}", rows[name], flush=True)
+        print(f"{name:<24}", rows[name], flush=True)
 
-    judge("bfloat16, deployed", deploy(model, dtype=torch.bfloat16))
-    for name, rounding in ROUNDINGS.items():
-        share = rounding.beyond, 1 - rounding.beyond
-        ranges = {name: tuple(np.quantile(found, share).tolist()) for name, found in values.items()}
-        products = share_of_products(model, rounding, samples.clips[0]["frames"])
-        judge(f"int8: {name}", rounded(model, rounding, ranges), share_of_products=products)
-    counts = {"stills": len(true.poses), "clips": len(true.classes), "calibration_clips": options.calibration}
+    judge("bfloat16", torch.bfloat16)
+    for name in sets:
+        module.use_cpu_isa(name)
+        judge(f"int8 on {name}", torch.int8)
+    module.use_cpu_isa(module.cpu_isas()[0])
+    counts = {"stills": len(true.poses), "clips": len(true.classes)}
     write_json(options.out, describe(CPU) | {"allowed": ALLOWED} | counts | {"rows": rows})
     print(f"wrote {options.out}")
     return 0

@@ -79,24 +79,42 @@ std::vector<const Kernels*> offered_kernels() {
     };
     if (has("avx2") && has("fma") && has("f16c")) {
         if (has("avx512f") && has("avx512dq") && has("avx512bw") && has("avx512vl")) {
-            static const Kernels with_bfloat16 = [] {
+            static const Kernels with_int8 = [] {
                 Kernels k = avx512_kernels;
-                k.name = "avx512_bf16", k.bfloat16_units = avx512_bfloat16_units;
+                k.name = "avx512_vnni", k.int8_units = avx512_int8_units;
                 return k;
             }();
+            static const Kernels with_bfloat16 = [] {
+                Kernels k = with_int8;
+                k.name = "avx512_bf16", k.bfloat16_units = avx512_bfloat16_units;
+                k.int8_bfloat16_units = avx512_int8_bfloat16_units;
+                return k;
+            }();
+            const bool int8 = has("avx512_vnni"), bfloat16 = int8 && has("avx512_bf16");
 #ifdef PYHAR_TILES_X86
             static const Kernels with_tiles = [] {
                 Kernels k = with_bfloat16;
-                k.name = "amx_bf16", k.bfloat16_units = amx_bfloat16_units, k.tiles = amx_appearance;
+                k.name = "amx_bf16", k.bfloat16_units = amx_bfloat16_units;
+                k.int8_bfloat16_units = amx_int8_bfloat16_units;
+                k.tiles = amx_appearance;
                 return k;
             }();
-            if (has("avx512_bf16") && has("amx_tile") && has("amx_bf16") && tiles_allowed()) {
+            if (bfloat16 && has("amx_tile") && has("amx_bf16") && has("amx_int8") && tiles_allowed()) {
                 offered.push_back(&with_tiles);
             }
 #endif
-            if (has("avx512_bf16")) offered.push_back(&with_bfloat16);
+            if (bfloat16) offered.push_back(&with_bfloat16);
+            if (int8) offered.push_back(&with_int8);
             offered.push_back(&avx512_kernels);
         }
+#ifdef PYHAR_VNNI_X86
+        static const Kernels avx2_with_int8 = [] {
+            Kernels k = avx2_kernels;
+            k.name = "avx2_vnni", k.int8_units = avx2_int8_units;
+            return k;
+        }();
+        if (has("avx_vnni")) offered.push_back(&avx2_with_int8);
+#endif
         offered.push_back(&avx2_kernels);
     }
 #endif

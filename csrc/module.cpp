@@ -177,15 +177,18 @@ pyhar::Unit unit(const std::array<std::int64_t, 5>& size, Address x, Address sca
     return u;
 }
 
-const pyhar::UnitKernels& unit_kernels(bool bfloat16) {
-    const auto& kernels = pyhar::kernels();
-    const auto& units = bfloat16 ? kernels.bfloat16_units : kernels.units;
-    if (units.convolution == nullptr) throw std::invalid_argument(std::string(kernels.name) + " has no units for bfloat16");
+const pyhar::UnitKernels& unit_kernels(bool bfloat16, bool int8 = false) {
+    const auto& k = pyhar::kernels();
+    const auto& units = int8 ? (bfloat16 ? k.int8_bfloat16_units : k.int8_units) : bfloat16 ? k.bfloat16_units : k.units;
+    if (units.convolution == nullptr) {
+        const std::string what = std::string(int8 ? "products in int8 and " : "") + (bfloat16 ? "bfloat16" : "float32");
+        throw std::invalid_argument(std::string(k.name) + " has no units for " + what);
+    }
     return units;
 }
 
-py::tuple cpu_unit_packing(bool bfloat16) {
-    const auto& units = unit_kernels(bfloat16);
+py::tuple cpu_unit_packing(bool bfloat16, bool int8) {
+    const auto& units = unit_kernels(bfloat16, int8);
     return py::make_tuple(pyhar::kernels().lanes, units.depth, units.winograd);
 }
 
@@ -194,11 +197,12 @@ void run_unit(pyhar::UnitKernel kernel, const pyhar::Unit& u) {
     pyhar::perform([=] { kernel(u); });
 }
 
-void cpu_convolution_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
-                          std::int64_t kernel, Address weight, const std::array<Address, 2>& skips, Address out) {
+void cpu_convolution_unit(bool bfloat16, bool int8, const std::array<std::int64_t, 5>& size, Address x, Address scale,
+                          Address shift, std::int64_t kernel, Address weight, const std::array<Address, 2>& skips,
+                          Address out) {
     auto u = unit(size, x, scale, shift, weight, 0, skips, out);
     u.kernel = kernel, u.middle = u.channels;
-    run_unit(unit_kernels(bfloat16).convolution, u);
+    run_unit(unit_kernels(bfloat16, int8).convolution, u);
 }
 
 void cpu_pooling_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
@@ -221,22 +225,22 @@ void cpu_stem_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Addre
     run_unit(unit_kernels(bfloat16).stem, u);
 }
 
-void cpu_separable_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
-                        std::int64_t kernel, Address depthwise, Address pointwise, Address shortcut,
+void cpu_separable_unit(bool bfloat16, bool int8, const std::array<std::int64_t, 5>& size, Address x, Address scale,
+                        Address shift, std::int64_t kernel, Address depthwise, Address pointwise, Address shortcut,
                         const std::array<Address, 2>& skips, Address out) {
     auto u = unit(size, x, scale, shift, pointwise, shortcut, skips, out);
     u.kernel = kernel;
     u.depthwise = static_cast<const float*>(pointer(depthwise));
-    run_unit(unit_kernels(bfloat16).separable, u);
+    run_unit(unit_kernels(bfloat16, int8).separable, u);
 }
 
-void cpu_bottleneck_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale,
+void cpu_bottleneck_unit(bool bfloat16, bool int8, const std::array<std::int64_t, 5>& size, Address x, Address scale,
                          Address shift, std::int64_t middle, Address reduce, Address bias, std::int64_t kernel,
                          Address expand, Address shortcut, const std::array<Address, 2>& skips, Address out) {
     auto u = unit(size, x, scale, shift, expand, shortcut, skips, out);
     u.middle = middle, u.kernel = kernel;
     u.reduce = pointer(reduce), u.bias = static_cast<const float*>(pointer(bias));
-    run_unit(unit_kernels(bfloat16).bottleneck, u);
+    run_unit(unit_kernels(bfloat16, int8).bottleneck, u);
 }
 
 std::uintptr_t cuda_load(int device, const std::string& storage) {
@@ -281,6 +285,9 @@ PYBIND11_MODULE(_native, m) {
     m.def(
         "cpu_has_bfloat16_units", [] { return pyhar::kernels().bfloat16_units.convolution != nullptr; },
         "Whether the instruction set in use multiplies bfloat16.");
+    m.def(
+        "cpu_has_int8_units", [] { return pyhar::kernels().int8_units.convolution != nullptr; },
+        "Whether the instruction set in use multiplies int8.");
     m.def("cpu_separable_unit", &cpu_separable_unit, "A separable unit; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_bottleneck_unit", &cpu_bottleneck_unit, "A bottleneck unit; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_convolution_unit", &cpu_convolution_unit, "A convolution unit; see kernels/cpu_units.py, its only caller.");

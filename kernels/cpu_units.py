@@ -21,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from pyhar.kernels.cpu_entry import entry, keep
 
 Skips = tuple[Tensor, ...]
+Scales = tuple[Tensor, ...]
 
 
 class _Format(NamedTuple):
@@ -34,6 +35,8 @@ class _Format(NamedTuple):
 _Packing = Callable[[Tensor, _Format], Tensor]
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
+_INT8_DEPTH = 2**16  # products of 255 and 127 whose sum fits 32 bits
+_GROUPS = {torch.bfloat16: 2, torch.int8: 4}  # multiplied together, see csrc/cpu/unit.h
 
 # The points +-p, +-q of csrc/cpu/unit_winograd.h, and its matrix G: what a kernel's three numbers become.
 _P, _Q = 0.75, 1.5
@@ -63,6 +66,15 @@ def units_why_not(x: Tensor, weights: tuple[Tensor, ...], skips: Skips) -> str |
     return None
 
 
+def int8_units_why_not(x: Tensor, weights: tuple[Tensor, ...], scales: Scales, skips: Skips) -> str | None:
+    """Return why the kernels cannot serve maps and int8 weights like these, or None."""
+    if not entry("cpu_has_int8_units")():
+        return f"the instruction set {entry('cpu_isa')()} has no products of int8"
+    if any(weight.dtype == torch.int8 and weight[0].numel() > _INT8_DEPTH for weight in weights):
+        return f"an output has more than {_INT8_DEPTH} weights: their sums may not fit 32 bits"
+    return units_why_not(x, (*weights, *scales), skips)
+
+
 def separable_unit(
     x: Tensor,
     scale: Tensor | None,
@@ -72,17 +84,18 @@ def separable_unit(
     shortcut: Tensor | None,
     skips: Skips,
     out: Tensor,
+    scales: Scales = (),
 ) -> None:
     """Write the separable unit's output."""
     if out.numel() == 0:
         return
-    call = _Call(x, scale, shift, skips, out)
+    call = _Product(x, scale, shift, skips, out, scales)
     call(
         "cpu_separable_unit",
         depthwise.shape[-1],
         call.packed(depthwise, _channels),
-        call.packed(pointwise, _matrix),
-        call.packed(shortcut, _matrix),
+        call.factors(pointwise, _matrix),
+        call.factors(shortcut, _matrix),
     )
 
 
@@ -96,32 +109,38 @@ def bottleneck_unit(
     shortcut: Tensor | None,
     skips: Skips,
     out: Tensor,
+    scales: Scales = (),
 ) -> None:
     """Write the bottleneck unit's output."""
     if out.numel() == 0:
         return
-    call = _Call(x, scale, shift, skips, out)
-    kernel = expand.shape[-1]
+    call = _Product(x, scale, shift, skips, out, scales)
     call(
         "cpu_bottleneck_unit",
         reduce.shape[0],
-        call.packed(reduce, _matrix),
+        call.factors(reduce, _matrix),
         call.packed(bias, _vector),
-        kernel,
-        call.packed(expand, _expansion),
-        call.packed(shortcut, _matrix),
+        expand.shape[-1],
+        call.factors(expand, _expansion),
+        call.factors(shortcut, _matrix),
     )
 
 
 def convolution_unit(
-    x: Tensor, scale: Tensor | None, shift: Tensor | None, weight: Tensor, skips: Skips, out: Tensor
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    weight: Tensor,
+    skips: Skips,
+    out: Tensor,
+    scales: Scales = (),
 ) -> None:
     """Write the convolution unit's output."""
     if out.numel() == 0:
         return
-    call = _Call(x, scale, shift, skips, out)
+    call = _Product(x, scale, shift, skips, out, scales)
     kernel = weight.shape[-1]
-    call("cpu_convolution_unit", kernel, call.packed(weight, _matrix if kernel == 1 else _expansion))
+    call("cpu_convolution_unit", kernel, call.factors(weight, _matrix if kernel == 1 else _expansion))
 
 
 def pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int], out: Tensor) -> None:
@@ -144,7 +163,7 @@ def stem_unit(frames: Tensor, weight: Tensor, stride: tuple[int, int], out: Tens
         return
     bfloat16 = out.dtype == torch.bfloat16 and entry("cpu_has_bfloat16_units")()
     widened = out.dtype != torch.float32 and not bfloat16
-    form = _Format(*entry("cpu_unit_packing")(bfloat16))
+    form = _Format(*entry("cpu_unit_packing")(bfloat16, False))
     (n, c, rows, columns), kernel = frames.shape, weight.shape[-1]
     x, packed = frames.float().contiguous(), _packed(weight, _lines, form, widened)
     written = torch.empty_like(out, dtype=torch.float32) if widened else out
@@ -165,15 +184,11 @@ class _Call:
         (n, c, rows, columns), outputs = x.shape, out.shape[1]
         self.bfloat16 = x.dtype == torch.bfloat16 and entry("cpu_has_bfloat16_units")()
         self.widened = x.dtype != torch.float32 and not self.bfloat16
-        self.format = _Format(*entry("cpu_unit_packing")(self.bfloat16))
+        self.numbers: tuple[bool, ...] = (self.bfloat16,)
         self.size = (n, c, outputs, rows, columns)
         self.inputs = (self._dense(x), _contiguous(scale), _contiguous(shift))
         self.skips = [self._dense(skip) for skip in skips]
         self.out = out
-
-    def packed(self, weight: Tensor | None, packing: _Packing) -> Tensor | None:
-        """Return `weight` as the kernels take it."""
-        return None if weight is None else _packed(weight, packing, self.format, self.widened)
 
     def __call__(self, function: str, *unit: Tensor | int | tuple[int, int] | None) -> None:
         skips = [skip.data_ptr() for skip in self.skips] + [0] * (2 - len(self.skips))
@@ -181,12 +196,32 @@ class _Call:
         addresses = [_address(tensor) for tensor in self.inputs]
         out = torch.empty_like(self.out, dtype=torch.float32) if self.widened else self.out
         keep(*self.inputs, *self.skips, out, *(value for value in unit if isinstance(value, Tensor)))
-        entry(function)(self.bfloat16, self.size, *addresses, *values, skips, out.data_ptr())
+        entry(function)(*self.numbers, self.size, *addresses, *values, skips, out.data_ptr())
         if self.widened:
             self.out.copy_(out)
 
     def _dense(self, maps: Tensor) -> Tensor:
         return (maps.float() if self.widened else maps).contiguous(memory_format=torch.channels_last)
+
+
+class _Product(_Call):
+    """A call of a unit with weights; `scales` are those of its products, in order, if they are int8."""
+
+    def __init__(
+        self, x: Tensor, scale: Tensor | None, shift: Tensor | None, skips: Skips, out: Tensor, scales: Scales
+    ) -> None:
+        super().__init__(x, scale, shift, skips, out)
+        self.numbers = (self.bfloat16, bool(scales))
+        self.scales = iter(scales)
+        self.format = _Format(*entry("cpu_unit_packing")(*self.numbers))
+
+    def packed(self, weight: Tensor, packing: _Packing) -> Tensor:
+        """Return `weight` as the kernels take it."""
+        return _packed(weight, packing, self.format, self.widened)
+
+    def factors(self, weight: Tensor | None, packing: _Packing) -> Tensor | None:
+        """Return the next product's weight likewise."""
+        return None if weight is None else _packed(weight, packing, self.format, self.widened, next(self.scales, None))
 
 
 def _contiguous(vector: Tensor | None) -> Tensor | None:
@@ -199,19 +234,22 @@ def _address(tensor: Tensor | None) -> int:
 
 # --- packed weights
 
-_kept: Any = WeakIdKeyDictionary()  # weight -> (packing, format, widened) -> ((version, address), packed)
+_kept: Any = WeakIdKeyDictionary()  # weight -> (packing, format, widened) -> (versions and addresses, packed)
 
 
-def _packed(weight: Tensor, packing: _Packing, form: _Format, widened: bool) -> Tensor:
-    """Return `weight` as the kernels take it, packed now or before."""
+def _packed(weight: Tensor, packing: _Packing, form: _Format, widened: bool, scale: Tensor | None = None) -> Tensor:
+    """Return `weight` as the kernels take it, packed now or before. scale: of an int8 weight."""
 
     def pack() -> Tensor:
         plain = weight.detach()
+        if scale is not None:
+            return _with_scales(packing(plain, form), scale.detach(), form)
         return packing(plain.float() if widened else plain, form)
 
-    if weight.is_inference():
+    given = [tensor for tensor in (weight, scale) if tensor is not None]
+    if any(tensor.is_inference() for tensor in given):
         return pack()
-    key, state = (packing, form, widened), (weight._version, weight.data_ptr())
+    key, state = (packing, form, widened), [(tensor._version, tensor.data_ptr()) for tensor in given]
     packings = _kept.setdefault(weight, {})
     found = packings.get(key)
     if found is None or found[0] != state:
@@ -227,11 +265,18 @@ def _filled(rows: Tensor, multiple: int) -> Tensor:
 
 def _matrices(weights: Tensor, form: _Format) -> Tensor:
     """(..., outputs, depth) as csrc/cpu/unit.h packs it."""
-    group, depth = (2, form.depth) if weights.dtype == torch.bfloat16 else (1, 1)
-    whole = _filled(_filled(weights, depth).mT, form.lanes)  # (..., depth, outputs)
+    group = _GROUPS.get(weights.dtype, 1)
+    whole = _filled(_filled(weights, form.depth if group > 1 else 1).mT, form.lanes)  # (..., depth, outputs)
     # (..., depth / g, g, outputs / lanes, lanes)
     tiles = whole.unflatten(-1, (-1, form.lanes)).unflatten(-3, (-1, group))
     return tiles.movedim(-2, -4).transpose(-1, -2).contiguous()
+
+
+def _with_scales(tiles: Tensor, scale: Tensor, form: _Format) -> Tensor:
+    """int8 matrices with what lies behind each vector of outputs: scales, and 128 times the sums of the weights."""
+    sums = 128 * tiles.sum(dim=(-3, -1), dtype=torch.int32)  # (..., outputs / lanes, lanes)
+    scales = _filled(scale.float(), form.lanes).unflatten(0, (-1, form.lanes)).expand(sums.shape).contiguous()
+    return torch.cat([tiles.flatten(-3).view(torch.uint8), scales.view(torch.uint8), sums.view(torch.uint8)], dim=-1)
 
 
 def _matrix(weight: Tensor, form: _Format) -> Tensor:
@@ -246,6 +291,8 @@ def _expansion(weight: Tensor, form: _Format) -> Tensor:
     if weight.shape[-1] == 3 and form.winograd:
         transformed = torch.einsum("ai,bj,ocij->aboc", _G, _G, weight.double()).float()
         return _matrices(transformed, form)
+    if weight.dtype == torch.int8:  # a row of the kernel is one product: pixels of whole vectors side by side
+        return _matrices(_filled(weight.permute(2, 0, 3, 1), form.lanes).flatten(2), form)
     return _matrices(weight.permute(2, 3, 0, 1), form)
 
 

@@ -76,10 +76,12 @@ def cpu_depthwise_backward(
     /,
 ) -> None: ...
 def cpu_has_bfloat16_units() -> bool: ...
+def cpu_has_int8_units() -> bool: ...
 
 # Units: sizes are (N, C, outputs, Y, X); addresses are 0 where there is nothing; what they are is in csrc/cpu/unit.h.
 def cpu_separable_unit(
     bfloat16: bool,
+    int8: bool,
     size: tuple[int, int, int, int, int],
     x: int,
     scale: int,
@@ -94,6 +96,7 @@ def cpu_separable_unit(
 ) -> None: ...
 def cpu_bottleneck_unit(
     bfloat16: bool,
+    int8: bool,
     size: tuple[int, int, int, int, int],
     x: int,
     scale: int,
@@ -110,6 +113,7 @@ def cpu_bottleneck_unit(
 ) -> None: ...
 def cpu_convolution_unit(
     bfloat16: bool,
+    int8: bool,
     size: tuple[int, int, int, int, int],
     x: int,
     scale: int,
@@ -120,7 +124,7 @@ def cpu_convolution_unit(
     out: int,
     /,
 ) -> None: ...
-def cpu_unit_packing(bfloat16: bool, /) -> tuple[int, int, bool]: ...
+def cpu_unit_packing(bfloat16: bool, int8: bool, /) -> tuple[int, int, bool]: ...
 def cpu_pooling_unit(
     bfloat16: bool,
     size: tuple[int, int, int, int, int],

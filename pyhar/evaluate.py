@@ -41,7 +41,7 @@ class EvaluateConfig:
     """
     device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """What to compute on."""
-    deploy: Literal["float32", "bfloat16", "float16", "auto"] | None = None
+    deploy: Literal["float32", "bfloat16", "float16", "int8", "auto"] | None = None
     """Judge the network as it is deployed for prediction, in this type (auto: as of `pyhar predict`); without it, as it
     was trained.
     """

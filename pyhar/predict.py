@@ -72,8 +72,9 @@ class PredictConfig:
     """The pictures of a folder or glob are consecutive frames of one video, so that actions can be recognised."""
     device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """What to compute on."""
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    """What the network computes in; auto: bfloat16 where the device has instructions for it, else float32."""
+    dtype: Literal["float32", "bfloat16", "float16", "int8", "auto"] = "float32"
+    """What the network computes in; int8: its products, on CPUs that have them; auto: bfloat16 where the device has
+    instructions for it, else float32."""
     subsample: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """A clip takes every N-th frame: for actions slower than a clip, or video faster than the training data."""
     pose_block: Annotated[int, tyro.conf.arg(metavar="N")] = -1

@@ -100,6 +100,7 @@ struct Kernels {
     void (*depthwise_backward)(const DepthwiseConv&, const Map& g, const Map& d_x, const Map& d_weight);
     std::int64_t lanes;  // floats in a vector
     UnitKernels units, bfloat16_units;
+    UnitKernels int8_units, int8_bfloat16_units;  // products in int8; maps of floats and of bfloat16
     TileAppearance tiles;
 };
 
@@ -118,10 +119,15 @@ extern const Kernels scalar_kernels;
 #define PYHAR_VECTOR_X86 1
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
-extern const UnitKernels avx512_bfloat16_units;
-#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
-#define PYHAR_TILES_X86 1  // compilers that know AMX; Linux alone is asked for the tiles below
-extern const UnitKernels amx_bfloat16_units;
+extern const UnitKernels avx512_int8_units;
+extern const UnitKernels avx512_bfloat16_units, avx512_int8_bfloat16_units;
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define PYHAR_VNNI_X86 1  // compilers that know AVX-VNNI
+extern const UnitKernels avx2_int8_units;
+#endif
+#if defined(__x86_64__) && defined(__linux__) && defined(PYHAR_VNNI_X86)
+#define PYHAR_TILES_X86 1  // they know AMX too; Linux alone is asked for the tiles below
+extern const UnitKernels amx_bfloat16_units, amx_int8_bfloat16_units;
 extern const TileAppearance amx_appearance;
 #endif
 #endif

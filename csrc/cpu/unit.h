@@ -8,8 +8,9 @@ namespace pyhar {
 // Maps are dense in the order batch, row, column, channel, in the storage type of the kernels; what is absent is null.
 //
 // Weights come packed. A matrix (outputs, depth) is packed as [outputs / lanes][depth / g][lanes][g], filled up with
-// zeros to whole lanes and to a multiple of UnitKernels::depth; g is 2 for bfloat16, which is multiplied in pairs, else 1.
-// The lanes are those of a vector of floats of the instruction set.
+// zeros to whole lanes and to a multiple of UnitKernels::depth; g is 2 for bfloat16, which is multiplied in pairs, 4
+// for int8, else 1. The lanes are those of a vector of floats of the instruction set. Of int8, each vector of outputs
+// is followed by their scales, floats, and 128 times the sums of their weights, 32-bit integers.
 struct Unit {
     std::int64_t batch = 0, rows = 0, columns = 0, channels = 0, outputs = 0;
     const void* x = nullptr;
@@ -29,8 +30,9 @@ struct Unit {
     const float* depthwise = nullptr;
 
     // Bottleneck units. `weight` is a matrix (outputs, middle) for each place of the kernel; with a 3 x 3 kernel and
-    // UnitKernels::winograd it is 36 packed as floats, the kernel transformed as unit_winograd.h has it. Convolution units
-    // are bottlenecks whose middle is what the prologue gives.
+    // UnitKernels::winograd it is 36 packed as floats, the kernel transformed as unit_winograd.h has it; of int8 it is
+    // a matrix (outputs, kernel * middle) for each row of the kernel, the middle filled up to whole lanes. Convolution
+    // units are bottlenecks whose middle is what the prologue gives.
     std::int64_t middle = 0;
     const void* reduce = nullptr;  // matrix (middle, channels)
     const float* bias = nullptr;   // (middle), filled up with zeros to whole vectors

@@ -11,6 +11,87 @@
 namespace pyhar {
 namespace PYHAR_ISA {
 
+// Computes rows of the middle maps, in type D.
+template <class S, class D>
+class MiddleRow {
+public:
+    explicit MiddleRow(const Unit& unit)
+        : unit_(unit), prologue_(unit), activated_(unit, unit.reduce == nullptr ? 0 : unit.columns) {}
+
+    static std::int64_t pixel_step(const Unit& unit) { return spread<D>(unit.middle); }
+    int zero() const { return 0; }  // in each byte
+
+    // The row of pixels from `pixel` on; returns its scale.
+    float fill(std::int64_t pixel, D* to) const {
+        const std::int64_t step = pixel_step(unit_);
+        if (unit_.reduce == nullptr) {
+            prologue_.rows(pixel, unit_.columns, to, step);
+        } else {
+            const Term<S> term = activated_.term(pixel, unit_.columns, unit_.reduce);
+            Finish<D> finish{to, step};
+            finish.bias = unit_.bias;
+            finish.relu = true;
+            product(&term, 1, unit_.columns, unit_.middle, finish);
+        }
+        return 1.0f;
+    }
+
+private:
+    const Unit& unit_;
+    const Prologue<S> prologue_;
+    const Activated<S> activated_;
+};
+
+#ifdef PYHAR_INT8
+
+// As bytes, a scale for each row, so that a row of the kernel is one term: its pixels lie side by side.
+template <class S>
+class MiddleRow<S, Byte> {
+public:
+    explicit MiddleRow(const Unit& unit)
+        : unit_(unit),
+          prologue_(unit),
+          activated_(unit, unit.reduce == nullptr ? 0 : unit.columns),
+          step_(spread<float>(unit.middle)),
+          line_(scratch<float>(unit.columns * step_)) {
+        std::memset(line_, 0, sizeof(float) * static_cast<std::size_t>(unit.columns * step_));
+    }
+
+    static std::int64_t pixel_step(const Unit& unit) { return round_up<float>(unit.middle); }
+    bool is_signed() const { return unit_.reduce == nullptr && unit_.scale == nullptr; }
+    int zero() const { return is_signed() ? 128 : 0; }
+
+    float fill(std::int64_t pixel, Byte* to) const {
+        Magnitude magnitude;
+        if (unit_.reduce == nullptr) {
+            for (std::int64_t i = 0; i < unit_.columns; ++i) {
+                activate(prologue_, pixel + i, line_ + i * step_, magnitude);
+            }
+        } else {
+            const Term<Byte> term = activated_.term(pixel, unit_.columns, unit_.reduce);
+            Finish<float> finish{line_, step_};
+            finish.bias = unit_.bias;
+            finish.relu = true;
+            product(&term, 1, unit_.columns, unit_.middle, finish);
+            for (std::int64_t i = 0; i < unit_.columns; ++i) magnitude.see_all(line_ + i * step_, unit_.middle);
+        }
+        const Quantisation quantisation(magnitude.largest(), is_signed());
+        for (std::int64_t i = 0; i < unit_.columns; ++i) {
+            quantisation.write(line_ + i * step_, unit_.middle, to + i * pixel_step(unit_));
+        }
+        return quantisation.scale();
+    }
+
+private:
+    const Unit& unit_;
+    const Prologue<S> prologue_;
+    const Activated<S, Byte> activated_;
+    const std::int64_t step_;
+    float* const line_;
+};
+
+#endif
+
 // Rows of the middle maps of one picture, in type D, and zeros outside it: those that a piece of `rows` rows of the
 // output needs. The next piece of the same picture takes over the rows that both need.
 template <class S, class D>
@@ -18,14 +99,15 @@ class Middle {
 public:
     Middle(const Unit& unit, std::int64_t rows)
         : unit_(unit),
-          prologue_(unit),
-          activated_(unit, unit.reduce == nullptr ? 0 : unit.columns),
+          compute_(unit),
           margin_(unit.kernel / 2),
           rows_(rows + 2 * margin_),
-          pixel_step_(spread<D>(unit.middle)),
+          pixel_step_(compute_.pixel_step(unit)),
           row_step_((unit.columns + 2 * margin_ + spare) * pixel_step_),
-          data_(scratch<D>(rows_ * row_step_)) {
+          data_(scratch<D>(rows_ * row_step_ + Factors<D>::depth)),  // a term may be filled up beyond the end
+          scales_(scratch<float>(rows_)) {
         clear(data_, rows_ * row_step_);
+        for (std::int64_t i = 0; i < rows_; ++i) scales_[i] = 0.0f;
     }
 
     // What rows [first, first + rows) of the output need.
@@ -39,42 +121,37 @@ public:
             const std::int64_t y = first - margin_ + done;
             D* const to = data_ + done * row_step_ + margin_ * pixel_step_;
             if (y >= 0 && y < unit_.rows && done < rows + 2 * margin_) {
-                fill_row((picture * unit_.rows + y) * unit_.columns, to);
+                scales_[done] = compute_.fill((picture * unit_.rows + y) * unit_.columns, to);
             } else {
                 clear(to, unit_.columns * pixel_step_);
+                scales_[done] = 0.0f;
             }
         }
         picture_ = picture, next_ = first + rows, last_rows_ = rows;
     }
 
     const D* row(std::int64_t i) const { return data_ + i * row_step_; }
+    const float* scale(std::int64_t i) const { return scales_ + i; }
     std::int64_t row_step() const { return row_step_; }
     std::int64_t pixel_step() const { return pixel_step_; }
+    const MiddleRow<S, D>& compute() const { return compute_; }
 
     static constexpr std::int64_t spare = 3;  // zeros to the right: a patch may reach so far beyond the margin
 
 private:
-    static void clear(D* to, std::int64_t count) { std::memset(static_cast<void*>(to), 0, sizeof(D) * count); }
+    void clear(D* to, std::int64_t count) { std::memset(static_cast<void*>(to), compute_.zero(), sizeof(D) * count); }
 
     void copy_row(std::int64_t from, std::int64_t to) {
         if (from != to) std::memcpy(row_at(to), row_at(from), sizeof(D) * row_step_);
+        scales_[to] = scales_[from];
     }
     D* row_at(std::int64_t i) { return data_ + i * row_step_; }
 
-    void fill_row(std::int64_t pixel, D* to) {
-        if (unit_.reduce == nullptr) return prologue_.rows(pixel, unit_.columns, to, pixel_step_);
-        const Term<S> term = activated_.term(pixel, unit_.columns, unit_.reduce);
-        Finish<D> finish{to, pixel_step_};
-        finish.bias = unit_.bias;
-        finish.relu = true;
-        product(&term, 1, unit_.columns, unit_.middle, finish);
-    }
-
     const Unit& unit_;
-    const Prologue<S> prologue_;
-    const Activated<S> activated_;
+    const MiddleRow<S, D> compute_;
     const std::int64_t margin_, rows_, pixel_step_, row_step_;
     D* const data_;
+    float* const scales_;
     std::int64_t picture_ = -1, next_ = 0, last_rows_ = 0;
 };
 
@@ -190,37 +267,56 @@ void bottleneck_winograd(const Unit& unit, std::int64_t together, std::int64_t b
 template <class S>
 constexpr bool uses_winograd = Factors<S>::depth <= 2;
 
-// Any kernel: the sum over its taps of products with the middle maps, moved by the tap.
+// The products of a kernel with the middle maps for row y of a piece, one for each tap; returns their number.
 template <class S>
+int kernel_terms(const Unit& unit, const Middle<S, S>& middle, std::int64_t y, Term<S>* terms) {
+    const std::int64_t kernel = unit.kernel, step = middle.pixel_step();
+    const S* weight = static_cast<const S*>(unit.weight);
+    for (std::int64_t tap = 0; tap < kernel * kernel; ++tap) {
+        terms[tap] = {middle.row(y + tap / kernel) + tap % kernel * step, step, weight, unit.middle};
+        weight += terms[tap].vector_step() * (round_up<float>(unit.outputs) / lanes<float>);
+    }
+    return static_cast<int>(kernel * kernel);
+}
+
+#ifdef PYHAR_INT8
+template <class S>
+int kernel_terms(const Unit& unit, const Middle<S, Byte>& middle, std::int64_t y, Term<Byte>* terms) {
+    const std::int64_t step = middle.pixel_step();
+    const Byte* weight = static_cast<const Byte*>(unit.weight);
+    for (std::int64_t i = 0; i < unit.kernel; ++i) {
+        terms[i] = {middle.row(y + i), step, weight, unit.kernel * step, middle.scale(y + i), 0,
+                    middle.compute().is_signed()};
+        weight += terms[i].vector_step() * (round_up<float>(unit.outputs) / lanes<float>);
+    }
+    return static_cast<int>(unit.kernel);
+}
+#endif
+
+// Any kernel: sums of products with the middle maps, moved by the tap.
+template <class S, class F>
 void bottleneck_direct(const Unit& unit, std::int64_t together, std::int64_t begin, std::int64_t end) {
     const Frame frame;
-    const std::int64_t columns = unit.columns, kernel = unit.kernel, taps = kernel * kernel;
-    const std::int64_t matrix = Term<S>{nullptr, 0, nullptr, unit.middle}.vector_step() *
-                                (round_up<float>(unit.outputs) / lanes<float>);
-    Middle<S, S> middle(unit, together);
-    const Activated<S> activated(unit, unit.shortcut == nullptr ? 0 : together * columns);
-    Term<S>* const terms = scratch<Term<S>>(taps + 1);
+    const std::int64_t columns = unit.columns;
+    Middle<S, F> middle(unit, together);
+    const Activated<S, F> activated(unit, unit.shortcut == nullptr ? 0 : together * columns);
+    Term<F>* const terms = scratch<Term<F>>(unit.kernel * unit.kernel + 1);
     each_piece(unit, together, begin, end, [&](std::int64_t picture, std::int64_t first_row, std::int64_t rows) {
         middle.move_to(picture, first_row, rows);
         const std::int64_t pixel = (picture * unit.rows + first_row) * columns;
-        Term<S> straight{};
+        Term<F> straight{};
         if (unit.shortcut != nullptr) straight = activated.term(pixel, rows * columns, unit.shortcut);
         for (std::int64_t y = 0; y < rows; ++y) {
-            for (std::int64_t tap = 0; tap < taps; ++tap) {
-                terms[tap] = {middle.row(y + tap / kernel) + tap % kernel * middle.pixel_step(), middle.pixel_step(),
-                              static_cast<const S*>(unit.weight) + tap * matrix, unit.middle};
-            }
-            terms[taps] = straight;
-            terms[taps].a += y * columns * straight.a_step;
-            product(terms, static_cast<int>(unit.shortcut == nullptr ? taps : taps + 1), columns, unit.outputs,
-                    moved(finish_of<S>(unit), pixel + y * columns));
+            int count = kernel_terms(unit, middle, y, terms);
+            if (unit.shortcut != nullptr) terms[count++] = straight.from(y * columns);
+            product(terms, count, columns, unit.outputs, moved(finish_of<S>(unit), pixel + y * columns));
         }
     });
 }
 
-template <class S>
+template <class S, class F = S>
 void bottleneck_unit(const Unit& unit) {
-    const bool winograd = uses_winograd<S> && unit.kernel == 3;
+    const bool winograd = uses_winograd<F> && unit.kernel == 3;
     const std::int64_t across = winograd ? (unit.columns + patch_outputs - 1) / patch_outputs : unit.columns;
     const std::int64_t whole = winograd ? patches_together : pixels_together;
     const std::int64_t unit_rows = winograd ? patch_outputs : 1;
@@ -233,10 +329,10 @@ void bottleneck_unit(const Unit& unit) {
     const int threads =
         useful_threads(2.0 * static_cast<double>(unit.batch * unit.rows * unit.columns * a_pixel), pieces);
     auto body = [&](std::int64_t begin, std::int64_t end) {
-        if constexpr (uses_winograd<S>) {
+        if constexpr (uses_winograd<F>) {
             if (winograd) return bottleneck_winograd<S>(unit, together, begin, end);
         }
-        bottleneck_direct<S>(unit, together, begin, end);
+        bottleneck_direct<S, F>(unit, together, begin, end);
     };
     // Pieces that follow each other share rows of the middle: long ranges, yet enough for every thread.
     const std::int64_t range = pieces / (4 * threads);

@@ -28,6 +28,7 @@ struct Term {
 
     std::int64_t filled() const { return (depth + Factors<S>::depth - 1) / Factors<S>::depth * Factors<S>::depth; }
     std::int64_t vector_step() const { return filled() * lanes<float>; }
+    Term from(std::int64_t pixel) const { return {a + pixel * a_step, a_step, b, depth}; }
 };
 
 // What a sum becomes: bias added, negative values cut off if `relu`, maps added, written in type D.
@@ -55,6 +56,36 @@ struct Finish {
     }
 };
 
+// Adds the products of `pixels` pixels from `pixel` on and `vectors` vectors of outputs from `vector` on to their sums.
+template <class S, class Sum, int pixels, int vectors>
+PYHAR_INLINE void multiply(const Term<S>& term, std::int64_t pixel, std::int64_t vector, Sum (&sum)[pixels][vectors]) {
+    constexpr std::int64_t group = Factors<S>::group;
+    const std::int64_t step = term.a_step, next = term.vector_step();
+    const S* left[(pixels + 2) / 3];
+    PYHAR_UNROLL
+    for (int i = 0; i < (pixels + 2) / 3; ++i) left[i] = term.a + (pixel + 3 * i) * step;
+    const S* right = term.b + vector * next;
+    for (std::int64_t k = term.filled() / group; k > 0; --k) {
+        typename Factors<S>::Row row[vectors];
+        PYHAR_UNROLL
+        for (int v = 0; v < vectors; ++v) row[v] = Factors<S>::row(right + v * next);
+        PYHAR_UNROLL
+        for (int i = 0; i < pixels; ++i) {
+            PYHAR_UNROLL
+            for (int v = 0; v < vectors; ++v) Factors<S>::add(sum[i][v], left[i / 3] + i % 3 * step, row[v]);
+        }
+        PYHAR_UNROLL
+        for (int i = 0; i < (pixels + 2) / 3; ++i) left[i] += group;
+        right += group * lanes<float>;
+    }
+}
+
+template <class S, int pixels, int vectors>
+PYHAR_INLINE void add_term(const Term<S>& term, std::int64_t pixel, std::int64_t vector,
+                           Vec<float> (&sum)[pixels][vectors]) {
+    multiply(term, pixel, vector, sum);
+}
+
 // For `pixels` pixels from `pixel` on and `vectors` vectors of outputs from `vector` on, of which the last has `last`
 // outputs. `finish` is for the first pixel and the first of these outputs.
 template <class S, class D, int pixels, int vectors>
@@ -66,27 +97,7 @@ PYHAR_NOINLINE void product_tile(const Term<S>* terms, int count, const Finish<D
         PYHAR_UNROLL
         for (int v = 0; v < vectors; ++v) sum[i][v] = Vec<float>{};
     }
-    constexpr std::int64_t group = Factors<S>::group;
-    for (int t = 0; t < count; ++t) {
-        const std::int64_t step = terms[t].a_step, next = terms[t].vector_step();
-        const S* left[(pixels + 2) / 3];
-        PYHAR_UNROLL
-        for (int i = 0; i < (pixels + 2) / 3; ++i) left[i] = terms[t].a + (pixel + 3 * i) * step;
-        const S* right = terms[t].b + vector * next;
-        for (std::int64_t k = terms[t].filled() / group; k > 0; --k) {
-            typename Factors<S>::Row row[vectors];
-            PYHAR_UNROLL
-            for (int v = 0; v < vectors; ++v) row[v] = Factors<S>::row(right + v * next);
-            PYHAR_UNROLL
-            for (int i = 0; i < pixels; ++i) {
-                PYHAR_UNROLL
-                for (int v = 0; v < vectors; ++v) Factors<S>::add(sum[i][v], left[i / 3] + i % 3 * step, row[v]);
-            }
-            PYHAR_UNROLL
-            for (int i = 0; i < (pixels + 2) / 3; ++i) left[i] += group;
-            right += group * lanes<float>;
-        }
-    }
+    for (int t = 0; t < count; ++t) add_term(terms[t], pixel, vector, sum);
     PYHAR_UNROLL
     for (int v = 0; v < vectors; ++v) {
         PYHAR_UNROLL
@@ -145,6 +156,9 @@ void product(const Term<S>* terms, int count, std::int64_t pixels, std::int64_t 
 }  // namespace PYHAR_ISA
 }  // namespace pyhar
 
+#ifdef PYHAR_INT8
+#include "cpu/unit_product_int8.h"
+#endif
 #ifdef PYHAR_AMX
 #include "cpu/unit_product_amx.h"
 #endif

@@ -40,8 +40,8 @@ Finish<D> moved(Finish<D> finish, std::int64_t pixel) {
     return finish;
 }
 
-// The activated pixels as factors of a product; the maps themselves where they are that.
-template <class S>
+// The activated pixels as factors of type F of a product; the maps themselves where they are that.
+template <class S, class F = S>
 class Activated {
 public:
     Activated(const Unit& unit, std::int64_t most_pixels)
@@ -60,6 +60,95 @@ private:
     const std::int64_t channels_, step_;
     S* rows_ = nullptr;
 };
+
+// What a depthwise kernel makes of pixels, as factors of type F of a product.
+template <class F>
+class Spatial {
+public:
+    using Written = F;  // by the depthwise kernel
+
+    Spatial(std::int64_t channels, std::int64_t most_pixels)
+        : channels_(channels), step_(spread<F>(channels)), data_(scratch<F>(most_pixels * step_)) {}
+
+    Written* pixel(std::int64_t i) const { return data_ + i * step_; }
+    std::int64_t step() const { return step_; }
+
+    Term<F> term(std::int64_t count, const void* weight) const {
+        fill_up(data_, count, step_, channels_);
+        return {data_, step_, static_cast<const F*>(weight), channels_};
+    }
+
+private:
+    const std::int64_t channels_, step_;
+    F* const data_;
+};
+
+#ifdef PYHAR_INT8
+
+// A pixel's activated channels to `line`.
+template <class S>
+PYHAR_INLINE void activate(const Prologue<S>& prologue, std::int64_t pixel, float* line, Magnitude& magnitude) {
+    Magnitude seen = magnitude;
+    prologue.each(pixel, [&](std::int64_t c, Vec<float> v) PYHAR_LAMBDA_INLINE {
+        store<float>(line + c, v);
+        seen.see(v);
+    });
+    magnitude = seen;
+}
+
+template <class S>
+class Activated<S, Byte> {
+public:
+    Activated(const Unit& unit, std::int64_t most_pixels)
+        : prologue_(unit),
+          pixels_(unit.channels, most_pixels, unit.scale == nullptr),
+          line_(scratch<float>(round_up<float>(unit.channels))) {}
+
+    Term<Byte> term(std::int64_t first, std::int64_t count, const void* weight) const {
+        for (std::int64_t i = 0; i < count; ++i) {
+            Magnitude magnitude;
+            activate(prologue_, first + i, line_, magnitude);
+            pixels_.write(i, line_, magnitude.largest());
+        }
+        return pixels_.term(weight);
+    }
+
+private:
+    const Prologue<S> prologue_;
+    const BytePixels pixels_;
+    float* const line_;
+};
+
+template <>
+class Spatial<Byte> {
+public:
+    using Written = float;
+
+    Spatial(std::int64_t channels, std::int64_t most_pixels)
+        : channels_(channels),
+          step_(spread<float>(channels)),
+          pixels_(channels, most_pixels, true),
+          data_(scratch<float>(most_pixels * step_)) {}
+
+    Written* pixel(std::int64_t i) const { return data_ + i * step_; }
+    std::int64_t step() const { return step_; }
+
+    Term<Byte> term(std::int64_t count, const void* weight) const {
+        for (std::int64_t i = 0; i < count; ++i) {
+            Magnitude magnitude;
+            magnitude.see_all(pixel(i), channels_);
+            pixels_.write(i, pixel(i), magnitude.largest());
+        }
+        return pixels_.term(weight);
+    }
+
+private:
+    const std::int64_t channels_, step_;
+    const BytePixels pixels_;
+    float* const data_;
+};
+
+#endif
 
 }  // namespace PYHAR_ISA
 }  // namespace pyhar

@@ -13,21 +13,23 @@
 namespace pyhar {
 namespace PYHAR_ISA {
 
-template <class S>
+// Maps are of type S, factors of products of type F.
+template <class S, class F = S>
 void convolution_unit(const Unit& unit) {
-    if (unit.kernel > 1) return bottleneck_unit<S>(unit);
+    if (unit.kernel > 1) return bottleneck_unit<S, F>(unit);
     const std::int64_t pixels = unit.batch * unit.rows * unit.columns;
     const int threads = useful_threads(2.0 * static_cast<double>(pixels * unit.channels * unit.outputs), pixels);
     const Finish<S> finish = finish_of<S>(unit);
     auto body = [&](std::int64_t begin, std::int64_t end) {
         const Frame frame;
-        const Term<S> term = Activated<S>(unit, end - begin).term(begin, end - begin, unit.weight);
+        const Activated<S, F> activated(unit, end - begin);
+        const Term<F> term = activated.term(begin, end - begin, unit.weight);
         product(&term, 1, end - begin, unit.outputs, moved(finish, begin));
     };
     parallel_for(pixels, pixels_of_a_task(pixels, threads), threads, body);
 }
 
-template <class S>
+template <class S, class F = S>
 void separable_unit(const Unit& unit) {
     const std::int64_t rows = unit.batch * unit.rows, columns = unit.columns, channels = unit.channels;
     const std::int64_t a_pixel = (unit.shortcut == nullptr ? 1 : 2) * unit.outputs + unit.kernel * unit.kernel;
@@ -35,31 +37,48 @@ void separable_unit(const Unit& unit) {
     const std::int64_t together = (pixels_of_a_task(rows * columns, threads) + columns - 1) / columns;
     const Prologue<S> prologue(unit);
     const Finish<S> finish = finish_of<S>(unit);
-    const std::int64_t step = spread<S>(channels);
     // Rows are numbered through the batch; those of a task may be of several pictures.
     auto body = [&](std::int64_t begin, std::int64_t end) {
         const Frame frame;
+        const std::int64_t pixels = (end - begin) * columns, first_pixel = begin * columns;
         Window window(end - begin < unit.rows ? end - begin : unit.rows, columns, channels, unit.kernel);
-        S* const spatial = scratch<S>((end - begin) * columns * step);
+        const Spatial<F> spatial(channels, pixels);
         for (std::int64_t row = begin; row < end;) {
             const std::int64_t picture = row / unit.rows, first = row % unit.rows;
             const std::int64_t left = unit.rows - first, count = left < end - row ? left : end - row;
             window.fill(prologue, channels, picture * unit.rows * columns, unit.rows, first, count);
-            depthwise(window, unit, count, spatial + (row - begin) * columns * step, step);
+            depthwise(window, unit, count, spatial.pixel((row - begin) * columns), spatial.step());
             row += count;
         }
-        fill_up(spatial, (end - begin) * columns, step, channels);
-        Term<S> terms[2] = {{spatial, step, static_cast<const S*>(unit.weight), channels}};
-        const std::int64_t pixels = (end - begin) * columns, first = begin * columns;
-        if (unit.shortcut != nullptr) terms[1] = Activated<S>(unit, pixels).term(first, pixels, unit.shortcut);
-        product(terms, unit.shortcut == nullptr ? 1 : 2, pixels, unit.outputs, moved(finish, first));
+        const Activated<S, F> activated(unit, unit.shortcut == nullptr ? 0 : pixels);
+        Term<F> terms[2] = {spatial.term(pixels, unit.weight)};
+        if (unit.shortcut != nullptr) terms[1] = activated.term(first_pixel, pixels, unit.shortcut);
+        product(terms, unit.shortcut == nullptr ? 1 : 2, pixels, unit.outputs, moved(finish, first_pixel));
     };
     parallel_for(rows, together, threads, body);
 }
 
 template <class S>
-constexpr UnitKernels unit_kernels = {&separable_unit<S>, &bottleneck_unit<S>, &convolution_unit<S>, &pooling_unit<S>,
-                                      &stem_unit<S>, &upsampling_unit<S>,                                       Factors<S>::depth, uses_winograd<S>};
+constexpr UnitKernels unit_kernels = {&separable_unit<S>,
+                                      &bottleneck_unit<S>,
+                                      &convolution_unit<S>,
+                                      &pooling_unit<S>,
+                                      &stem_unit<S>,
+                                      &upsampling_unit<S>,
+                                      Factors<S>::depth,
+                                      uses_winograd<S>};
+
+#ifdef PYHAR_INT8
+template <class S>
+constexpr UnitKernels int8_unit_kernels = {&separable_unit<S, Byte>,
+                                           &bottleneck_unit<S, Byte>,
+                                           &convolution_unit<S, Byte>,
+                                           nullptr,
+                                           nullptr,
+                                           nullptr,
+                                           Factors<Byte>::depth,
+                                           false};
+#endif
 
 }  // namespace PYHAR_ISA
 }  // namespace pyhar

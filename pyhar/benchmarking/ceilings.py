@@ -29,7 +29,8 @@ def measure(dtypes: list[torch.dtype], device: torch.device, seconds: float = 1.
         products = {}
         for side in _SIDES.get(device.type, _SIDES["cpu"]):
             a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-            products[str(side)] = lambda a=a, b=b: torch.mm(a, b)
+            multiply = torch._int_mm if dtype == torch.int8 else torch.mm
+            products[str(side)] = lambda a=a, b=b, multiply=multiply: multiply(a, b)
         times = take_turns(products, seconds, device)
         rates[name_of(dtype)] = max(2.0 * int(side) ** 3 / min(found) for side, found in times.items())
     source = torch.ones(_COPIED // 2, dtype=torch.uint8, device=device)

@@ -9,7 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pyhar.benchmarking.ceilings import name_of
 from pyhar.deploy import deploy
+from pyhar.deploy.network import numbers_of
 from pyhar.models import SPNet, SPNetOutput
 
 CompileMode = Literal["no", "default", "max-autotune"]
@@ -17,11 +19,17 @@ Call = Callable[[Tensor], SPNetOutput]
 OURS = "pyhar"
 FLOAT32_ERROR = 1e-4
 """Largest difference allowed of any coordinate, depth, confidence or probability."""
+INT8_ERROR = 0.5
+"""Likewise: networks with random weights magnify what is rounded. `benchmarks/int8.py` judges a trained one."""
 
 
 def contenders(model: SPNet, dtype: torch.dtype, compile_mode: CompileMode) -> dict[str, Call]:
-    """By name, functions of float32 frames that say what `model` says, computing in `dtype`."""
+    """By name, functions of float32 frames that say what `model` says, computing in `dtype`. Beside int8, which plain
+    PyTorch does not have, stands the deployed network in the type of the maps."""
     calls: dict[str, Call] = {OURS: deploy(model, dtype=dtype)}
+    if dtype == torch.int8:
+        maps = numbers_of(dtype, next(model.parameters()).device).maps
+        return calls | {f"{OURS}, {name_of(maps)}": deploy(model, dtype=maps)}
     for layout in (torch.contiguous_format, torch.channels_last):
         suffix = ", channels_last" if layout == torch.channels_last else ""
         plain = copy.deepcopy(model).to(dtype).to(memory_format=layout)  # type: ignore[call-overload]
@@ -60,6 +68,8 @@ def allowed(found: dict[str, float], dtype: torch.dtype) -> float:
     """The error up to which a way is right: in a half type twice what plain PyTorch loses in it."""
     if dtype == torch.float32:
         return FLOAT32_ERROR
+    if dtype == torch.int8:
+        return INT8_ERROR
     return 2 * max(found["PyTorch"], found["PyTorch, channels_last"]) + FLOAT32_ERROR
 
 

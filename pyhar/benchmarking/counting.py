@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyhar import ops
 from pyhar.benchmarking.ceilings import Ceilings, name_of
+from pyhar.deploy.network import numbers_of
 from pyhar.models import SPNet
 
 
@@ -29,9 +30,9 @@ class Work:
 
 
 def count(model: SPNet, frames: Tensor, dtype: torch.dtype, ceilings: Ceilings | None = None) -> dict[str, Work]:
-    """The work of `model(frames)` by kind of convolution, if its maps were of `dtype`."""
+    """The work of `model(frames)` by kind of convolution, if it computed in `dtype`."""
     found: dict[str, Work] = {}
-    size = dtype.itemsize
+    size = numbers_of(dtype, frames.device).maps.itemsize
 
     def add(kind: str, layer: nn.Conv2d, given: tuple[Tensor, ...], made: Tensor) -> None:
         operations = 2.0 * made.numel() * layer.weight[0].numel()

@@ -20,6 +20,7 @@ from pyhar.benchmarking.run import Case, Row
 from pyhar.evaluation.results import CutScores, Evaluation
 from pyhar.files import atomic, write_text
 from pyhar.info import collect
+from pyhar.kernels.cpu_entry import instruction_set
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else about["cpu"]["name"],
         "threads": torch.get_num_threads(),
         "simd": about["cpu"]["simd"],
+        "instruction_set": instruction_set(),
         "versions": about["versions"],
         "system": about["system"],
         "backends": [name for name, why in about["backends"].items() if why is None],

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyhar import ops
-from pyhar.deploy.layers import Bottleneck, Layer, Separable, fold
+from pyhar.deploy.layers import Bottleneck, Layer, Numbers, Separable, fold
 from pyhar.models.action import ActionInput, ActionPart, shrinking
 from pyhar.models.blocks import ResidualUnit, SeparableConv
 from pyhar.models.prediction import BlockMaps, PredictionBlock, join
@@ -91,18 +91,18 @@ class Heads(Layer):
 class Block(nn.Module):
     """`pyhar.models.spnet.PredictionBlock` without its action part."""
 
-    def __init__(self, block: PredictionBlock, dtype: torch.dtype) -> None:
+    def __init__(self, block: PredictionBlock, numbers: Numbers) -> None:
         super().__init__()
         assert isinstance(block.unit, ResidualUnit)
         assert isinstance(block.features, SeparableConv)
         self.config = block.config
         self.wants_pose = block.wants_pose
         self.acts = block.action is not None
-        self.unit = Separable.of(block.unit, dtype)
-        self.features = Separable(block.norm1, block.features, dtype)
-        self.heads = Heads(block, dtype, actions=False)
+        self.unit = Separable.of(block.unit, numbers)
+        self.features = Separable(block.norm1, block.features, numbers)
+        self.heads = Heads(block, numbers.maps, actions=False)
         own_maps = self.acts and block.config.decoupled
-        self.heads_with_actions = Heads(block, dtype, actions=True) if own_maps else self.heads
+        self.heads_with_actions = Heads(block, numbers.maps, actions=True) if own_maps else self.heads
 
     def forward(
         self, x: Tensor, first: Tensor, *, actions: bool
@@ -156,8 +156,8 @@ class Action(Layer):
 
     def __init__(self, action: ActionPart, dtype: torch.dtype) -> None:
         super().__init__()
-        self.pose_unit = Bottleneck(action.pose_unit, dtype)
-        self.fusion = Bottleneck(action.fusion, dtype)
+        self.pose_unit = Bottleneck(action.pose_unit, Numbers(dtype))
+        self.fusion = Bottleneck(action.fusion, Numbers(dtype))
         kernels = [layer.weight for layer in action.pose_convs if isinstance(layer, nn.Conv2d)]
         heads = [layer.weight for layer in action.heads if isinstance(layer, nn.Conv2d)]
         self.classes = [len(head) for head in heads]

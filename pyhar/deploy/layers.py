@@ -1,9 +1,12 @@
 """The network's units as calls of the inference operators: batch norms folded, sums left to the operators' skips.
 
-Weights are copies in the type asked for; scale and shift stay float32. Maps are channels_last.
+Weights are copies in the type asked for; scale and shift stay float32. Maps are channels_last. In int8 are the weights
+of the entry flow and of the separable units, which do nearly all of the work.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,13 @@ def fold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         return scale.float(), shift.float()
 
 
+class Numbers(NamedTuple):
+    """What a network computes in: the type of its maps, and whether its products are in int8."""
+
+    maps: torch.dtype
+    int8: bool = False
+
+
 class Layer(nn.Module):
     """A module of constants."""
 
@@ -30,6 +40,22 @@ class Layer(nn.Module):
         for name, tensor in tensors.items():
             copy = None if tensor is None else tensor.detach().clone(memory_format=memory_format)
             self.register_buffer(name, copy)
+
+    def hold_factors(self, numbers: Numbers, **weights: Tensor | None) -> None:
+        """Keep the weights of a unit's products likewise, as `numbers` says."""
+        self.factors: list[str] = []
+        for name, weight in weights.items():
+            if weight is None or not numbers.int8:
+                self.register_buffer(name, None if weight is None else weight.detach().to(numbers.maps, copy=True))
+                continue
+            self.factors.append(name)
+            rounded, scale = ops.quantise(weight.detach())
+            self.register_buffer(name, rounded)
+            self.register_buffer(f"{name}_scale", scale)
+
+    def scales(self, *left_out: str) -> tuple[Tensor, ...]:
+        """Of the int8 weights, in order."""
+        return tuple(getattr(self, f"{name}_scale") for name in self.factors if name not in left_out)
 
 
 class Separable(Layer):
@@ -42,28 +68,32 @@ class Separable(Layer):
     shortcut: Tensor | None
 
     def __init__(
-        self, norm: nn.BatchNorm2d, main: SeparableConv, dtype: torch.dtype, shortcut: nn.Conv2d | None = None
+        self, norm: nn.BatchNorm2d, main: SeparableConv, numbers: Numbers, shortcut: nn.Conv2d | None = None
     ) -> None:
         super().__init__()
         scale, shift = fold(norm)
-        self.hold(
-            scale=scale,
-            shift=shift,
-            depthwise=main.depthwise.weight.to(dtype),
-            pointwise=main.pointwise.weight.to(dtype),
-            shortcut=None if shortcut is None else shortcut.weight.to(dtype),
+        self.hold(scale=scale, shift=shift, depthwise=main.depthwise.weight.to(numbers.maps))
+        self.hold_factors(
+            numbers, pointwise=main.pointwise.weight, shortcut=None if shortcut is None else shortcut.weight
         )
 
     @classmethod
-    def of(cls, unit: ResidualUnit, dtype: torch.dtype) -> Separable:
+    def of(cls, unit: ResidualUnit, numbers: Numbers) -> Separable:
         """A residual unit; where it has no convolution on its shortcut, the caller adds x as a skip."""
         assert isinstance(unit.main, SeparableConv)
-        return cls(unit.norm, unit.main, dtype, unit.shortcut)
+        return cls(unit.norm, unit.main, numbers, unit.shortcut)
 
     def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
         """x (N, C, Y, X) and up to two (N, O, Y, X) that are added; returns (N, O, Y, X)."""
         return ops.separable_unit(
-            x, self.scale, self.shift, self.depthwise, self.pointwise, shortcut=self.shortcut, skips=skips
+            x,
+            self.scale,
+            self.shift,
+            self.depthwise,
+            self.pointwise,
+            shortcut=self.shortcut,
+            weight_scales=self.scales(),
+            skips=skips,
         )
 
 
@@ -84,13 +114,14 @@ class Upscaling(Separable):
         The shortcut's product commutes with the repetition, and is a quarter of the work before it.
         """
         assert self.shortcut is not None
-        beside = ops.convolution_unit(x, self.scale, self.shift, self.shortcut)
+        beside = ops.convolution_unit(x, self.scale, self.shift, self.shortcut, weight_scales=self.scales("pointwise"))
         return ops.separable_unit(
             ops.upsampling_unit(x),
             self.scale,
             self.shift,
             self.depthwise,
             self.pointwise,
+            weight_scales=self.scales("shortcut"),
             skips=(ops.upsampling_unit(beside), *skips),
         )
 
@@ -105,7 +136,7 @@ class Bottleneck(Layer):
     expand: Tensor
     shortcut: Tensor | None
 
-    def __init__(self, unit: ResidualUnit, dtype: torch.dtype) -> None:
+    def __init__(self, unit: ResidualUnit, numbers: Numbers) -> None:
         super().__init__()
         reduce, norm, _, expand = unit.main
         assert isinstance(reduce, nn.Conv2d)
@@ -113,13 +144,12 @@ class Bottleneck(Layer):
         assert isinstance(expand, nn.Conv2d)
         scale, shift = fold(unit.norm)
         middle_scale, bias = fold(norm)
-        self.hold(
-            scale=scale,
-            shift=shift,
-            reduce=(reduce.weight * middle_scale[:, None, None, None]).to(dtype),
-            bias=bias,
-            expand=expand.weight.to(dtype),
-            shortcut=None if unit.shortcut is None else unit.shortcut.weight.to(dtype),
+        self.hold(scale=scale, shift=shift, bias=bias)
+        self.hold_factors(
+            numbers,
+            reduce=reduce.weight * middle_scale[:, None, None, None],
+            expand=expand.weight,
+            shortcut=None if unit.shortcut is None else unit.shortcut.weight,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -132,6 +162,7 @@ class Bottleneck(Layer):
             self.bias,
             self.expand,
             shortcut=self.shortcut,
+            weight_scales=self.scales(),
             skips=(x,) if self.shortcut is None else (),
         )
 
@@ -153,10 +184,10 @@ class Stem(Layer):
 class Entry(nn.Module):
     """The entry flow: pictures (N, 3, H, W) to features (N, 3 * growth, H / 8, W / 8)."""
 
-    def __init__(self, entry: EntryFlow, dtype: torch.dtype) -> None:
+    def __init__(self, entry: EntryFlow, numbers: Numbers) -> None:
         super().__init__()
-        self.stem = Stem(entry.stem, dtype)
-        self.units = nn.ModuleList(Bottleneck(unit, dtype) for unit in entry.units if isinstance(unit, ResidualUnit))
+        self.stem = Stem(entry.stem, numbers.maps)
+        self.units = nn.ModuleList(Bottleneck(unit, numbers) for unit in entry.units if isinstance(unit, ResidualUnit))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Sides are multiples of 8, so that "same" padding is that of even sides everywhere."""
@@ -165,8 +196,8 @@ class Entry(nn.Module):
         return self.units[4](self.units[3](x))
 
 
-def deploy_scale(scale: nn.Module, dtype: torch.dtype) -> Separable:
+def deploy_scale(scale: nn.Module, numbers: Numbers) -> Separable:
     """The inference form of a `DownscalingUnit` or `UpscalingUnit`."""
     unit = scale.unit
     assert isinstance(unit, ResidualUnit)
-    return (Upscaling if isinstance(scale, UpscalingUnit) else Downscaling).of(unit, dtype)
+    return (Upscaling if isinstance(scale, UpscalingUnit) else Downscaling).of(unit, numbers)

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from pyhar.deploy.blocks import Action, Block
 from pyhar.deploy.graphs import Graphs
-from pyhar.deploy.layers import Entry, Separable, deploy_scale
+from pyhar.deploy.layers import Entry, Numbers, Separable, deploy_scale
 from pyhar.errors import UserError, unknown_name
 from pyhar.kernels import native
+from pyhar.kernels.cpu_entry import entry, instruction_set, why_unusable
 from pyhar.models.action import ActionInput
 from pyhar.models.spnet import SPNet, Visit
 from pyhar.models.two_parts import FrameFeatures, SPNetOutput, TwoPartNetwork
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 
 
 def deploy(
@@ -29,28 +30,52 @@ def deploy(
 ) -> DeployedSPNet:
     """The inference form of `model`, cut or not, with its weights copied and its running statistics folded.
 
-    dtype: of maps and weights: float32, bfloat16 or float16. Coordinates, depth, confidence and scores are float32
-    always. device: where it runs; None: where the model is. graph: keep the calls that the network makes for each shape
-    of input and repeat them, on a CUDA device as a CUDA graph; of several threads one computes at a time then. Raises
-    UserError on another dtype.
+    dtype: of maps and weights: float32, bfloat16 or float16; or int8, on a CPU that multiplies it: the products of the
+    entry flow and of the separable units of prediction blocks and changes of scale are int8 then (`pyhar.ops.int8`),
+    and all else is bfloat16 where the CPU multiplies that too, else float32. Coordinates, depth, confidence and scores
+    are float32 always. device: where it runs; None: where the model is. graph: keep the calls that the network makes
+    for each shape of input and repeat them, on a CUDA device as a CUDA graph; of several threads one computes at a time
+    then. Raises UserError on another dtype, and where int8 cannot be served.
     """
     if dtype not in DTYPES.values():
-        raise UserError(f"cannot deploy in {dtype}: use float32, bfloat16 or float16")
+        raise UserError(f"cannot deploy in {dtype}: use float32, bfloat16, float16 or int8")
     where = next(model.parameters()).device if device is None else torch.device(device)
+    if dtype == torch.int8:
+        _check_int8(where)
     return DeployedSPNet(model, dtype, where, graph=graph)
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The type called "float32", "bfloat16", "float16", or "auto": bfloat16 where `device` multiplies it in hardware,
-    else float32.
+    """The type called "float32", "bfloat16", "float16", "int8", or "auto": bfloat16 where `device` multiplies it in
+    hardware, else float32.
 
-    Raises UserError if the name is unknown.
+    Raises UserError if the name is unknown, and if `device` does not multiply int8.
     """
     if name == "auto":
         return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
     if name not in DTYPES:
         raise unknown_name("dtype", name, [*DTYPES, "auto"])
+    if name == "int8":
+        _check_int8(device)
     return DTYPES[name]
+
+
+def _check_int8(device: torch.device) -> None:
+    remedy = "use bfloat16 or float32 ('auto' chooses)"
+    if device.type != "cpu":
+        raise UserError(f"int8 is served on CPUs, not on {device.type}: {remedy}")
+    reason = why_unusable()
+    if reason is None and not entry("cpu_has_int8_units")():
+        reason = f"the CPU's instruction set {instruction_set()} does not multiply it (VNNI or AMX does)"
+    if reason is not None:
+        raise UserError(f"int8 cannot be served: {reason}; {remedy}")
+
+
+def numbers_of(dtype: torch.dtype, device: torch.device) -> Numbers:
+    """What a network deployed in `dtype` on `device` computes in."""
+    if dtype != torch.int8:
+        return Numbers(dtype)
+    return Numbers(torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32, int8=True)
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
@@ -63,14 +88,14 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 class DeployedVisit(nn.Module):
     """`pyhar.models.spnet.Visit` in inference form."""
 
-    def __init__(self, visit: Visit, dtype: torch.dtype) -> None:
+    def __init__(self, visit: Visit, numbers: Numbers) -> None:
         super().__init__()
         self.level = visit.level
-        self.scale = deploy_scale(visit.scale, dtype)
-        self.block = Block(visit.block, dtype)
+        self.scale = deploy_scale(visit.scale, numbers)
+        self.block = Block(visit.block, numbers)
         unit, action = visit.action_unit, visit.block.action
-        self.action_unit = None if unit is None else Separable.of(unit, dtype)
-        self.action = None if action is None else Action(action, dtype)
+        self.action_unit = None if unit is None else Separable.of(unit, Numbers(numbers.maps))
+        self.action = None if action is None else Action(action, numbers.maps)
 
     @property
     def acts(self) -> bool:
@@ -96,11 +121,11 @@ class DeployedVisit(nn.Module):
 class DeployedParts(TwoPartNetwork):
     """The deployed network's computation."""
 
-    def __init__(self, model: SPNet, dtype: torch.dtype) -> None:
+    def __init__(self, model: SPNet, numbers: Numbers) -> None:
         super().__init__()
         self.config = model.config
-        self.entry = Entry(model.entry, dtype)
-        self.visits = nn.ModuleList(DeployedVisit(visit, dtype) for visit in model.path)
+        self.entry = Entry(model.entry, numbers)
+        self.visits = nn.ModuleList(DeployedVisit(visit, numbers) for visit in model.path)
 
     @property
     def path(self) -> list[DeployedVisit]:
@@ -122,7 +147,7 @@ class DeployedSPNet(nn.Module):
         self.num_action_blocks = model.num_action_blocks
         # Tensors made in inference mode count no versions, by which backends know the weights they have packed.
         with torch.inference_mode(False), torch.no_grad():
-            self.parts = DeployedParts(model, dtype).to(device)
+            self.parts = DeployedParts(model, numbers_of(dtype, device)).to(device)
         self.graphs = Graphs(device, wanted=graph)
         """The graphs; `graphs.why_not` says why there are none."""
         self.eval()

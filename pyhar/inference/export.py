@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pyhar import __version__, ops
+from pyhar.deploy.layers import Numbers
 from pyhar.deploy.network import DTYPES, DeployedParts, DeployedSPNet
 from pyhar.errors import UserError, unknown_name
 from pyhar.files import atomic
@@ -124,7 +125,7 @@ def export_network(
     if dtype != "float32":
         assert isinstance(network.model, SPNet)
         with torch.no_grad():
-            network.model = DeployedParts(network.model, DTYPES[dtype])
+            network.model = DeployedParts(network.model, Numbers(DTYPES[dtype]))
     program = Program(
         _trace(network, _random_frames((batch or 2, *shape), device), dynamic=batch is None),
         "frames",

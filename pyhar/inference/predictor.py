@@ -66,7 +66,7 @@ class Predictor:
         batch_size: int = 16,
     ) -> None:
         """model: a network with its `meta`, or a model file or run directory. device: see `choose_device`. dtype: what
-        the network computes in, "float32", "bfloat16", "float16" or "auto", see `pyhar.deploy.choose_dtype`.
+        the network computes in, "float32", "bfloat16", "float16", "int8" or "auto", see `pyhar.deploy.choose_dtype`.
 
         pose_block, action_block: the blocks whose answers are taken; what they do not read is not computed.
         action_block None: poses alone. action_head: the classifier that names the action. subsample: a clip takes

@@ -37,6 +37,7 @@ from pyhar.ops.compiled_units import add_units
 from pyhar.ops.decode import DecodedPose, decode_pose, expectation, soft_argmax
 from pyhar.ops.depthwise import depthwise_conv
 from pyhar.ops.dispatch import available_backends, use_backend
+from pyhar.ops.int8 import quantise
 from pyhar.ops.softmax import spatial_softmax
 from pyhar.ops.units import bottleneck_unit, convolution_unit, pooling_unit, separable_unit, stem_unit, upsampling_unit
 
@@ -52,6 +53,7 @@ __all__ = [
     "pool_appearance",
     "pool_appearance_from_probs",
     "pooling_unit",
+    "quantise",
     "separable_unit",
     "soft_argmax",
     "spatial_softmax",

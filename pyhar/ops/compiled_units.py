@@ -25,12 +25,12 @@ def add_units(backend: str) -> None:
     def join(operator: str, out_weight: int, weights: tuple[int, ...]) -> None:
         """`out_weight`, `weights`: places of the weight with the output's channels, and of all, among the arguments."""
 
-        def function(*args: Any) -> Tensor:
+        def function(*args: Any, **scales: Any) -> Tensor:
             x = args[0]
             shape = (x.shape[0], args[out_weight].shape[0], *x.shape[2:])
             out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
             if out.numel():
-                getattr(KERNELS[backend], operator)(*args, out)
+                getattr(KERNELS[backend], operator)(*args, out, **scales)
             return out
 
         def why_not(*args: Any) -> str | None:
@@ -40,7 +40,21 @@ def add_units(backend: str) -> None:
             given = tuple(args[place] for place in weights if args[place] is not None)
             return KERNELS[backend].units_why_not(args[0], given, args[-1])
 
+        def int8(*args: Any) -> Tensor:
+            *unit, scales, skips = args
+            return function(*unit, skips, scales=scales)
+
+        def int8_why_not(*args: Any) -> str | None:
+            *unit, scales, skips = args
+            reason = _needs_plain((*unit, *scales, skips))
+            if reason is not None:
+                return reason
+            given = tuple(args[place] for place in weights if args[place] is not None)
+            return KERNELS[backend].int8_units_why_not(args[0], given, scales, skips)
+
         register(operator, backend, function, why_not)
+        if hasattr(KERNELS[backend], "int8_units_why_not"):
+            register(f"int8_{operator}", backend, int8, int8_why_not)
 
     def pooling(x: Tensor, kernel: int, stride: tuple[int, int]) -> Tensor:
         rows, columns = pooled_sides(x, stride)

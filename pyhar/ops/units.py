@@ -14,8 +14,9 @@ convolution is padded "same" with an odd kernel.
 Maps are (N, C, Y, X), float16, bfloat16 or float32 (float64 too where plain PyTorch serves), N may be 0; weights have
 the shape and layout of `torch.nn.Conv2d`'s and the type of the maps; scale, shift and bias are float32 (C,) tensors
 (float64 for float64 maps). Sums are taken in float32; what a kernel keeps between the steps may be rounded to the type
-of the maps. Compiled backends want channels_last maps and give channels_last out. They have no derivatives: where a
-gradient is wanted plain PyTorch serves.
+of the maps. All weights but those of depthwise convolutions and stems may be int8 instead, with `weight_scales`:
+`pyhar.ops.int8` says what is computed then. Compiled backends want channels_last maps and give channels_last out. They
+have no derivatives: where a gradient is wanted plain PyTorch serves.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pyhar.ops.dispatch import register, run
 from pyhar.ops.validation import check_maps
 
 Skips = tuple[Tensor, ...]
+Scales = tuple[Tensor, ...]
 
 
 def separable_unit(
@@ -38,6 +40,7 @@ def separable_unit(
     pointwise: Tensor,
     *,
     shortcut: Tensor | None = None,
+    weight_scales: Scales = (),
     skips: Skips = (),
     backend: str | None = None,
 ) -> Tensor:
@@ -48,6 +51,7 @@ def separable_unit(
         scale, shift: (C,), or both None for a = x.
         depthwise: (C, 1, k, k), k odd.
         pointwise, shortcut: (O, C, 1, 1); shortcut None leaves it out.
+        weight_scales: float32 (O,) for `pointwise` and, if given, `shortcut`, which are int8 then.
         skips: up to two maps (N, O, Y, X).
         backend: name of the backend that must serve the call; None takes the fastest that can.
 
@@ -59,10 +63,12 @@ def separable_unit(
         UserError: the backend asked for cannot serve the call.
     """
     channels, kernel = _check_prologue(x, scale, shift), depthwise.shape[-1]
+    outputs = pointwise.shape[0]
     _check_weight("depthwise", depthwise, x, (channels, 1, kernel, kernel))
-    _check_weight("pointwise", pointwise, x, (pointwise.shape[0], channels, 1, 1))
-    _check_output(x, pointwise.shape[0], shortcut, skips)
-    return run("separable_unit", backend, x, scale, shift, depthwise, pointwise, shortcut, skips)
+    products = {"pointwise": (pointwise, (outputs, channels, 1, 1))} | _shortcut(shortcut, outputs, channels)
+    _check_products(products, weight_scales, x)
+    _check_skips(x, outputs, skips)
+    return _run("separable_unit", backend, weight_scales, skips, x, scale, shift, depthwise, pointwise, shortcut)
 
 
 def bottleneck_unit(
@@ -74,6 +80,7 @@ def bottleneck_unit(
     expand: Tensor,
     *,
     shortcut: Tensor | None = None,
+    weight_scales: Scales = (),
     skips: Skips = (),
     backend: str | None = None,
 ) -> Tensor:
@@ -82,13 +89,18 @@ def bottleneck_unit(
     Args:
         reduce: (M, C, 1, 1); bias: (M,); expand: (O, M, k, k), k odd; the others, Returns, Raises: as for
             `separable_unit`.
+        weight_scales: float32 (M,), (O,) and, with a shortcut, (O,) for `reduce`, `expand`, `shortcut`, int8 then.
     """
     channels, middle, kernel = _check_prologue(x, scale, shift), reduce.shape[0], expand.shape[-1]
-    _check_weight("reduce", reduce, x, (middle, channels, 1, 1))
+    outputs = expand.shape[0]
+    products = {
+        "reduce": (reduce, (middle, channels, 1, 1)),
+        "expand": (expand, (outputs, middle, kernel, kernel)),
+    } | _shortcut(shortcut, outputs, channels)
+    _check_products(products, weight_scales, x)
     _check_vector("bias", bias, x, middle)
-    _check_weight("expand", expand, x, (expand.shape[0], middle, kernel, kernel))
-    _check_output(x, expand.shape[0], shortcut, skips)
-    return run("bottleneck_unit", backend, x, scale, shift, reduce, bias, expand, shortcut, skips)
+    _check_skips(x, outputs, skips)
+    return _run("bottleneck_unit", backend, weight_scales, skips, x, scale, shift, reduce, bias, expand, shortcut)
 
 
 def convolution_unit(
@@ -97,6 +109,7 @@ def convolution_unit(
     shift: Tensor | None,
     weight: Tensor,
     *,
+    weight_scales: Scales = (),
     skips: Skips = (),
     backend: str | None = None,
 ) -> Tensor:
@@ -104,11 +117,12 @@ def convolution_unit(
 
     Args:
         weight: (O, C, k, k), k odd; the others, Returns, Raises: as for `separable_unit`.
+        weight_scales: float32 (O,) for `weight`, which is int8 then.
     """
     channels, kernel = _check_prologue(x, scale, shift), weight.shape[-1]
-    _check_weight("weight", weight, x, (weight.shape[0], channels, kernel, kernel))
-    _check_output(x, weight.shape[0], None, skips)
-    return run("convolution_unit", backend, x, scale, shift, weight, skips)
+    _check_products({"weight": (weight, (weight.shape[0], channels, kernel, kernel))}, weight_scales, x)
+    _check_skips(x, weight.shape[0], skips)
+    return _run("convolution_unit", backend, weight_scales, skips, x, scale, shift, weight)
 
 
 def pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int] = (2, 2), *, backend: str | None = None) -> Tensor:
@@ -209,17 +223,41 @@ def _check_vector(name: str, vector: Tensor, x: Tensor, size: int) -> None:
     _check_device(name, vector, x)
 
 
-def _check_weight(name: str, weight: Tensor, x: Tensor, shape: tuple[int, ...]) -> None:
-    if weight.dtype != x.dtype:
-        raise TypeError(f"{name}: expected the type of the maps, {x.dtype}, got {weight.dtype}")
+def _check_weight(
+    name: str, weight: Tensor, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None
+) -> None:
+    wanted, whose = (x.dtype, "the type of the maps") if dtype is None else (dtype, "with weight_scales")
+    if weight.dtype != wanted:
+        raise TypeError(f"{name}: expected {whose}, {wanted}, got {weight.dtype}")
     if weight.shape != shape or shape[-1] % 2 == 0:
         raise ValueError(f"{name}: expected shape {shape} with an odd kernel, got {tuple(weight.shape)}")
     _check_device(name, weight, x)
 
 
-def _check_output(x: Tensor, channels: int, shortcut: Tensor | None, skips: Skips) -> None:
-    if shortcut is not None:
-        _check_weight("shortcut", shortcut, x, (channels, x.shape[1], 1, 1))
+Products = dict[str, tuple[Tensor, tuple[int, ...]]]  # the weight and its right shape, by name
+
+
+def _shortcut(shortcut: Tensor | None, outputs: int, channels: int) -> Products:
+    return {} if shortcut is None else {"shortcut": (shortcut, (outputs, channels, 1, 1))}
+
+
+def _check_products(products: Products, scales: Scales, x: Tensor) -> None:
+    if scales and len(scales) != len(products):
+        raise ValueError(f"weight_scales: expected {len(products)}, for {', '.join(products)}, got {len(scales)}")
+    for name, (weight, shape) in products.items():
+        _check_weight(name, weight, x, shape, torch.int8 if scales else None)
+    for (name, (_, shape)), scale in zip(products.items(), scales, strict=False):
+        _check_vector(f"weight_scales, of {name}", scale, x, shape[0])
+
+
+def _run(operator: str, backend: str | None, scales: Scales, skips: Skips, *unit: Tensor | None) -> Tensor:
+    served: Tensor = (
+        run(f"int8_{operator}", backend, *unit, scales, skips) if scales else run(operator, backend, *unit, skips)
+    )
+    return served
+
+
+def _check_skips(x: Tensor, channels: int, skips: Skips) -> None:
     if len(skips) > 2:
         raise ValueError(f"skips: expected at most 2 maps, got {len(skips)}")
     expected = (x.shape[0], channels, *x.shape[2:])
@@ -236,7 +274,8 @@ def _check_device(name: str, tensor: Tensor, x: Tensor) -> None:
         raise ValueError(f"{name}: expected device {x.device}, that of the maps, got {tensor.device}")
 
 
-def _activated(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+def activated(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    """Return the units' prologue of maps."""
     if scale is None or shift is None:
         return x
     return torch.relu(torch.addcmul(shift[:, None, None], x.to(scale.dtype), scale[:, None, None])).to(x.dtype)
@@ -259,7 +298,7 @@ def _eager_separable_unit(
     shortcut: Tensor | None,
     skips: Skips,
 ) -> Tensor:
-    a = _activated(x, scale, shift)
+    a = activated(x, scale, shift)
     spatial = F.conv2d(a, depthwise, padding="same", groups=x.shape[1])
     return _summed(F.conv2d(spatial, pointwise), a, shortcut, skips)
 
@@ -274,7 +313,7 @@ def _eager_bottleneck_unit(
     shortcut: Tensor | None,
     skips: Skips,
 ) -> Tensor:
-    a = _activated(x, scale, shift)
+    a = activated(x, scale, shift)
     middle = torch.relu(F.conv2d(a, reduce, bias.to(x.dtype)))
     return _summed(F.conv2d(middle, expand, padding="same"), a, shortcut, skips)
 
@@ -282,7 +321,7 @@ def _eager_bottleneck_unit(
 def _eager_convolution_unit(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, weight: Tensor, skips: Skips
 ) -> Tensor:
-    return _summed(F.conv2d(_activated(x, scale, shift), weight, padding="same"), x, None, skips)
+    return _summed(F.conv2d(activated(x, scale, shift), weight, padding="same"), x, None, skips)
 
 
 def _eager_pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int]) -> Tensor:

@@ -14,10 +14,12 @@ from torch import nn
 
 from pyhar import benchmark, cli
 from pyhar.benchmarking import counting, networks, timing
-from pyhar.benchmarking.ceilings import Ceilings
+from pyhar.benchmarking.ceilings import Ceilings, name_of
 from pyhar.benchmarking.parts import REST, time_by_part
-from pyhar.deploy import deploy
+from pyhar.deploy import choose_dtype, deploy
 from pyhar.evaluation.results import CutScores, Evaluation
+from pyhar.kernels import native
+from pyhar.kernels.cpu_entry import instruction_set
 from pyhar.models import ModelMeta, SPNet, SPNetConfig, save_model
 
 TINY = SPNetConfig(
@@ -35,7 +37,11 @@ TINY = SPNetConfig(
     num_actions=(4,),
     reinjection="logits",
 )
-CEILINGS = Ceilings({"float32": 1e9, "bfloat16": 2e9}, 1e9)
+CEILINGS = Ceilings({"float32": 1e9, "bfloat16": 2e9, "int8": 4e9}, 1e9)
+needs_int8 = pytest.mark.skipif(
+    native.load() is None or not native.load().cpu_has_int8_units(),  # type: ignore[union-attr]
+    reason="this CPU multiplies no int8",
+)
 Run = Callable[..., int]
 
 
@@ -80,10 +86,21 @@ def test_all_ways_and_types(run: Run, tmp_path: Path, capsys: pytest.CaptureFixt
     stem = clip["work"]["stem 7x7"]["operations"]
     assert stem == pytest.approx(2 * 4 * 16 * 16 * 8 * 3 * 49, rel=1e-5)
     assert clip["gigaoperations"] == pytest.approx(sum(w["operations"] for w in clip["work"].values()) / 1e9, rel=1e-4)
-    assert found["ceilings"] == {"operations": {"float32": 1e9, "bfloat16": 2e9}, "bandwidth": 1e9}
+    assert found["ceilings"] == {"operations": CEILINGS.operations, "bandwidth": 1e9}
     assert found["machine"]["versions"]["torch"]
     with (tmp_path / "speeds" / "benchmark.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(rows)
+
+
+@needs_int8
+def test_int8_beside_the_type_of_its_maps(run: Run, tmp_path: Path) -> None:
+    assert run("runs/tiny", "--dtype", "int8", "--input", "clip") == 0
+    found = results(tmp_path)
+    maps = choose_dtype("auto", torch.device("cpu"))
+    assert [row["implementation"] for row in found["rows"]] == ["pyhar", f"pyhar, {name_of(maps)}"]
+    assert all(row["dtype"] == "int8" and row["right"] and row["median_ms"] > 0 for row in found["rows"])
+    assert found["rows"][0]["error"] > 1e-4
+    assert found["machine"]["instruction_set"] == instruction_set()
 
 
 def test_a_wrong_answer_has_no_speed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

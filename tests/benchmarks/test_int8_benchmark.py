@@ -1,14 +1,20 @@
-"""The imitation of int8: what is rounded, to how many values, and that the network itself is left alone."""
+"""The comparison of int8 with float32: every instruction set that has it, by what the deployed networks answer."""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+import json
+from pathlib import Path
+
+import pytest
 
 from benchmarks import int8
-from pyhar.models import SPNet, SPNetConfig
+from pyhar.kernels import native
+from pyhar.models import ModelMeta, SPNet, SPNetConfig, save_model
 
 TINY = SPNetConfig(
+    num_joints=17,
+    layout="pa17",
+    dim=3,
     image_size=32,
     clip_frames=2,
     num_pyramids=1,
@@ -16,42 +22,25 @@ TINY = SPNetConfig(
     growth=8,
     stem_features=8,
     action_pyramids=(1,),
-    num_actions=(3,),
+    num_actions=(14,),
     pose_features=16,
     appearance_features=16,
 )
 
 
-def test_convolutions_are_chosen_by_name() -> None:
-    model = SPNet(TINY)
-    everything = int8.chosen(model, int8.Rounding())
-    assert len(everything) == sum(isinstance(layer, nn.Conv2d) for layer in model.modules())
-    pose = int8.chosen(model, int8.ROUNDINGS["pose part"])
-    assert 0 < len(pose) < len(everything)
-    assert not any(".action." in name for name in pose)
-    bare = int8.chosen(model, int8.ROUNDINGS["pose part but stem, heads and depthwise"])
-    assert {name.rpartition(".")[2] for name in pose.keys() - bare.keys()} >= {"stem", "heat", "depthwise"}
-    assert all(name.startswith("entry.units") for name in int8.chosen(model, int8.ROUNDINGS["entry flow but stem"]))
-
-
-def test_weights_and_inputs_take_few_values() -> None:
-    model = SPNet(TINY).eval()
-    frames = torch.randint(0, 256, (2, 2, 32, 32, 3), dtype=torch.uint8)
-    clips = [{"frames": frames}]
-    values = int8.input_values(model, clips)
-    assert values.keys() == int8.chosen(model, int8.Rounding()).keys()
-    ranges = {name: (float(found.min()), float(found.max())) for name, found in values.items()}
-    imitation = int8.rounded(model, int8.Rounding(), ranges)
-    seen: dict[str, torch.Tensor] = {}
-    for name, layer in int8.chosen(imitation, int8.Rounding()).items():
-        layer.register_forward_hook(lambda _, x, out, name=name: seen.update({name: x[0]}))
-    found, true = (int8.answer(network, int8.Samples(clips, clips)) for network in (imitation, model))
-    assert seen.keys() == values.keys()
-    for name, layer in int8.chosen(imitation, int8.Rounding()).items():
-        original = model.get_submodule(name).weight
-        assert all(2 <= kernel.unique().numel() <= 255 for kernel in layer.weight)
-        assert not torch.equal(layer.weight, original)
-        assert (layer.weight - original).abs().max() <= original.abs().max() / 127
-        assert seen[name].unique().numel() <= 256
-    assert 0 < (found.poses - true.poses).abs().max() < 0.1
-    assert 0.5 < int8.share_of_products(model, int8.ROUNDINGS["pose part"], frames) < 1
+@pytest.mark.skipif(not int8.sets_with_int8(), reason="this CPU multiplies no int8")
+def test_each_set_is_compared_with_float32(tmp_path: Path) -> None:
+    module = native.load()
+    assert module is not None
+    before, model, out = module.cpu_isa(), tmp_path / "model.safetensors", tmp_path / "int8.json"
+    save_model(model, SPNet(TINY), ModelMeta.default(TINY))
+    assert int8.main([str(model), "--stills", "4", "--clips", "2", "--out", str(out)]) == 0
+    assert module.cpu_isa() == before == module.cpu_isas()[0]
+    found = json.loads(out.read_text())
+    rows = found["rows"]
+    assert set(rows) == {"float32", "bfloat16", *(f"int8 on {name}" for name in int8.sets_with_int8())}
+    assert (found["stills"], found["clips"]) == (4, 2)
+    for name, row in rows.items():
+        if name != "float32":
+            assert 0 < row["joint_change_px"] < 3
+            assert row["pckh_change"] == pytest.approx(abs(row["pckh"] - rows["float32"]["pckh"]), abs=1e-3)

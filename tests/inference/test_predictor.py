@@ -254,8 +254,8 @@ def test_the_type_is_chosen(model_file: Path) -> None:
         assert predictor.model.dtype == getattr(torch, dtype)
         found[dtype] = predictor.predict_image(frame).pose_px
     assert 0 < np.abs(found["float32"] - found["bfloat16"]).max() < 2
-    with pytest.raises(UserError, match="unknown dtype 'int8'"):
-        Predictor(model_file, device="cpu", dtype="int8")
+    with pytest.raises(UserError, match="unknown dtype 'int4'"):
+        Predictor(model_file, device="cpu", dtype="int4")
 
 
 def test_a_cut_model_is_used_as_it_is(model_file: Path) -> None:

@@ -14,7 +14,7 @@ from pyhar.kernels import native
 
 NATIVE = native.load()
 # Those called after bfloat16 differ in the convolution units alone.
-ISAS = [] if NATIVE is None else [isa for isa in NATIVE.cpu_isas() if not isa.endswith("_bf16")]
+ISAS = [] if NATIVE is None else [isa for isa in NATIVE.cpu_isas() if not isa.endswith(("_bf16", "_vnni"))]
 needs_native = pytest.mark.skipif(NATIVE is None, reason=f"native module missing: {native.why_missing()}")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 

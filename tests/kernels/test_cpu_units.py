@@ -40,8 +40,9 @@ SIZES = [
 ]
 
 
-# Instruction sets called after bfloat16 have kernels of their own for that type alone; the rest compute it in float32.
-FLOAT32 = [(isa, torch.float32) for isa in ISAS if not isa.endswith("_bf16")]
+# Instruction sets called after bfloat16 or int8 (VNNI) have kernels of their own for that type alone; those without
+# bfloat16 compute it in float32.
+FLOAT32 = [(isa, torch.float32) for isa in ISAS if not isa.endswith(("_bf16", "_vnni"))]
 BFLOAT16 = [(isa, torch.bfloat16) for isa in ISAS if isa.endswith("_bf16")]
 WIDENED = [(isa, dtype) for isa in ISAS[-1:] for dtype in (torch.bfloat16, torch.float16)]
 
