@@ -76,12 +76,25 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
         if not isinstance(first, Tensor):
             batch[key] = default_collate(values)
         elif first.nbytes <= _IN_THE_MESSAGE or get_worker_info() is None:
-            batch[key] = torch.stack(values)
+            batch[key] = _whole(values)
         else:
             size, shape = len(values) * first.nbytes, (len(values), *first.shape)
             batch.blocks[key] = block = _unused_block(size)
             batch[key] = torch.stack(values, out=block[:size].view(first.dtype).view(shape))
     return batch
+
+
+def _whole(values: list[Tensor]) -> Tensor:
+    """The tensor of which `values` are the parts in order, if there is one, else a new one."""
+    whole, size = values[0]._base, values[0].numel()
+    if (
+        whole is not None
+        and whole.shape == (len(values), *values[0].shape)
+        and whole.is_contiguous()
+        and all(part._base is whole and part.storage_offset() == n * size for n, part in enumerate(values))
+    ):
+        return whole
+    return torch.stack(values)
 
 
 def _unused_block(size: int) -> Tensor:
