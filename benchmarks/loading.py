@@ -2,8 +2,9 @@
 
 It makes pictures and videos of rendered noise in a temporary folder, decodes them with the libraries alone, then loads
 them as training does, through a DataLoader with worker processes. Before timing it checks that crops show what was
-written. Decoders and loader take turns, since a machine's speed wanders. A second part makes an index as large as NTU's
-and measures the time to the first batch and what a worker adds to memory.
+written. Decoders and loader take turns, since a machine's speed wanders. What `model_input` does where the network runs
+is no part of it: the powers of colours, normalisation, layout. A second part makes an index as large as NTU's and
+measures the time to the first batch and what a worker adds to memory.
 """
 
 from __future__ import annotations

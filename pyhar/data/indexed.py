@@ -28,8 +28,8 @@ from pyhar.data.augment import (
     Crop,
     choose_augmentation,
     draw_crop,
+    erase,
     inside_erased,
-    recolour,
 )
 from pyhar.data.clips import centre_clip, random_clip
 from pyhar.data.frames import read_crop
@@ -205,6 +205,7 @@ class _Indexed(ABC):
         kept = 0 if self._kind == "still" else slice(None)
         batch = {
             "frames": torch.from_numpy(pictures[:, kept]),
+            "colour_power": _float([crop.colour_power for crop in crops]),
             "pose": _float(pose[:, kept]),
             "pose_valid": torch.from_numpy(valid[:, kept]),
             "confidence": _float(inside[:, kept]),
@@ -227,7 +228,7 @@ class _Indexed(ABC):
             for part, one in zip(parts, chosen, strict=True)
         ]
         for read, crop in zip(reads, crops, strict=True):
-            recolour(read_crop(*read), crop)
+            erase(read_crop(*read), crop)
         return samples
 
     def _file(self, sequence: int) -> tuple[str, str]:
