@@ -140,7 +140,7 @@ def test_torchrun_ends_with_the_weights_of_one_process(tmp_path):
     one, two = (load_model(tmp_path / name)[0].state_dict() for name in ("one", "two"))
     assert one["entry.stem.weight"].dtype == torch.float64
     assert one.keys() == two.keys()
-    # Sums in another order, which RMSprop's divisions by small roots bring out, more or less as data will have it. Steps
+    # Sums in another order, which RMSprop's divisions by small roots bring out, more or less as data have it. Steps
     # are of about 1e-3.
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-7, atol=1e-5)
