@@ -209,9 +209,9 @@ def pictures(folder: Path, workers: int, repeats: int) -> dict[str, Any]:
         found[f"{label} size"] = {"crop shows": f"{side} x {side}", "mean difference from INTER_AREA": round(error, 2)}
         found[f"{label} size"] |= compare(
             {
-                "imread": partial(in_processes, partial(decode_pictures, files * 8, flags), workers),
-                "loader": partial(loader_speed, plain, 16, workers, 480, 1),
-                "loader, augmented": partial(loader_speed, data, 16, workers, 480, 1),
+                "imread": partial(in_processes, partial(decode_pictures, files * 16, flags), workers),
+                "loader": partial(loader_speed, plain, 16, workers, 960, 1),
+                "loader, augmented": partial(loader_speed, data, 16, workers, 960, 1),
             },
             repeats,
         )
