@@ -1,4 +1,4 @@
-// The convolution units for AVX-512 with products of bfloat16 and of int8 by tiles (AMX).
+// The convolution units and the appearance for AVX-512 with products of bfloat16 and of int8 by tiles (AMX).
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -32,11 +32,13 @@
 #define PYHAR_AVX512_BF16 1
 #define PYHAR_INT8 1
 #define PYHAR_AMX 1
+#include "cpu/appearance_amx.h"
 #include "cpu/units.h"
 
 namespace pyhar {
 const UnitKernels amx_bfloat16_units = amx_bf16::unit_kernels<amx_bf16::BFloat16>;
 const UnitKernels amx_int8_bfloat16_units = amx_bf16::int8_unit_kernels<amx_bf16::BFloat16>;
+const TileAppearance amx_appearance = amx_bf16::tile_appearance;
 }
 
 // The target stays in force to the end of the file, where templates are instantiated.

@@ -1,6 +1,7 @@
 // The CPU backend for AVX2 with FMA and half-precision conversion.
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 #include <type_traits>
 #include <utility>

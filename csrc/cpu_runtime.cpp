@@ -94,7 +94,7 @@ std::vector<const Kernels*> offered_kernels() {
 #ifdef PYHAR_TILES_X86
             static const Kernels with_tiles = [] {
                 Kernels k = with_bfloat16;
-                k.name = "amx_bf16", k.bfloat16_units = amx_bfloat16_units;
+                k.name = "amx_bf16", k.bfloat16_units = amx_bfloat16_units, k.tiles = amx_appearance;
                 k.int8_bfloat16_units = amx_int8_bfloat16_units;
                 return k;
             }();

@@ -2,6 +2,7 @@
 // least common instructions.
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 #include <type_traits>
 #include <utility>

@@ -1,4 +1,5 @@
-// Appearance: V = h F^T per image, forward and backward, together with the planes of the image.
+// Appearance: V = h F^T per image, forward and backward, together with the planes of the image. The products are those
+// of products.h, or of appearance_amx.h where there are tiles.
 //
 // Many images are shared out among the threads; where there are fewer images than threads, the parts of each image are.
 // Either way the same sums are taken in the same order.
@@ -19,6 +20,24 @@ bool rows_are_pixels(const Problem& problem) {
 
 constexpr std::int64_t channel_range = 48;           // channels that are one piece of work, forward
 constexpr std::int64_t pixel_range = panel_columns;  // pixels, backward
+
+// The features of image b and their gradient, if any, for the tiles of the instruction set in use; empty where there
+// are none, or what they would multiply lies otherwise.
+template <class T>
+WordImage image_for_tiles(const Problem& problem, const Map& gradient, std::int64_t b, bool by_pixel) {
+    const Sizes& size = problem.size;
+    if (kernels().tiles.forward == nullptr || problem.wide) return {};
+    const Image<T> features(problem.features, b, size.rows, size.columns);
+    if (!features.plain(Type::bf16, by_pixel)) return {};
+    if (by_pixel && size.pixels() < 32) return {};  // more would be packed than multiplied
+    WordImage image{features.data(), nullptr, features.row_step(by_pixel), 0, size.channels, size.pixels(), by_pixel};
+    if (gradient) {
+        const Image<T> to(gradient, b, size.rows, size.columns);
+        if (!to.plain(Type::bf16, by_pixel)) return {};
+        image.gradient = to.data(), image.gradient_step = to.row_step(by_pixel);
+    }
+    return image;
+}
 
 // Runs image(b, parallel) for all images.
 template <class T, class Body>
@@ -86,9 +105,25 @@ void appearance_forward(const Pose<T>& pose, const ForwardOutputs& out) {
                    [&](std::int64_t, std::int64_t j, std::int64_t count) {
                        planes_forward(pose, out, b, j, count, memory.e + j * memory.step, memory.step);
                    });
+        const Image<T> appearance(out.appearance, b, size.channels, 1);  // its "pixels" are the channels
+        const auto finish = [&](T* v, std::int64_t step, std::int64_t begin, std::int64_t channels) {
+            for (std::int64_t j = 0; j < joints; ++j) {
+                const T r = pose.softmax() ? pose.stats(b, j)[1] : T(1);
+                for (std::int64_t c = 0; c < channels; ++c) v[j * step + c] *= r;
+            }
+            appearance.store(0, joints, begin, channels, v, step);
+        };
+        if constexpr (std::is_same<T, float>::value) {
+            const WordImage image = image_for_tiles<T>(problem, {}, b, by_pixel);
+            if (image.features != nullptr) {
+                const std::int64_t step = round_up<T>(size.channels) + lanes<T>;
+                T* v = scratch<T>(joints * step);
+                kernels().tiles.forward(image, memory.e, memory.step, joints, v, step, parallel);
+                return finish(v, step, 0, size.channels);
+            }
+        }
         transpose_joints<T>(memory.e, memory.step, joints, pixels, memory.by_pixel, memory.joint_step);
         const Features<T> features(problem.features, b, size.rows, size.columns, by_pixel);
-        const Image<T> appearance(out.appearance, b, size.channels, 1);  // its "pixels" are the channels
         each_piece_of_work(size.channels, channel_range, parallel, [&](std::int64_t begin, std::int64_t end) {
             Frame inner;
             const std::int64_t channels = end - begin, step = round_up<T>(channels);
@@ -101,13 +136,17 @@ void appearance_forward(const Pose<T>& pose, const ForwardOutputs& out) {
                                         memory.step, joints, by_channel, memory.joint_step);
                 transpose<T>(by_channel, memory.joint_step, channels, joints, v, step);
             }
-            for (std::int64_t j = 0; j < joints; ++j) {
-                const T r = pose.softmax() ? pose.stats(b, j)[1] : T(1);
-                for (std::int64_t c = 0; c < channels; ++c) v[j * step + c] *= r;
-            }
-            appearance.store(0, joints, begin, channels, v, step);
+            finish(v, step, begin, channels);
         });
     });
+}
+
+// What the exponentials of each joint of an image are multiplied by.
+template <class T>
+T* factors_of(const Pose<T>& pose, std::int64_t b) {
+    T* r = scratch<T>(pose.size().joints);
+    for (std::int64_t j = 0; j < pose.size().joints; ++j) r[j] = pose.stats(b, j)[1];
+    return r;
 }
 
 template <class T>
@@ -129,20 +168,12 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
         const std::int64_t channel_step = round_up<T>(channels) + lanes<T>;
         T* e = scratch<T>(joints * step);
         T* s = s_wanted ? scratch<T>(joints * step) : nullptr;
-        T* g = nullptr;             // g_appearance (joints, channels)
-        T* scaled = nullptr;        // the same times r
-        T* g_by_channel = nullptr;  // the same transposed
+        const T* const r = pose.softmax() ? factors_of(pose, b) : nullptr;
+        T* g = nullptr;  // g_appearance (joints, channels)
         if (through_features) {
             g = scratch<T>(joints * channel_step);
-            scaled = scratch<T>(joints * channel_step);
-            g_by_channel = scratch<T>(channels * joint_step);
             const Image<T> upstream(out.g_appearance, b, channels, 1);
             upstream.load(0, joints, 0, channels, g, channel_step);
-            for (std::int64_t j = 0; j < joints; ++j) {
-                const T r = pose.softmax() ? pose.stats(b, j)[1] : T(1);
-                for (std::int64_t c = 0; c < channels; ++c) scaled[j * channel_step + c] = g[j * channel_step + c] * r;
-            }
-            transpose_joints<T>(g, channel_step, joints, channels, g_by_channel, joint_step);
         }
         each_group(pose, b, b + 1, pose.together(planar), parallel, forward_work / 2,
                    [&](std::int64_t, std::int64_t j, std::int64_t count) {
@@ -160,6 +191,35 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
                            }
                        }
                    });
+        const auto planes = [&] {
+            if (!planes_wanted) return;
+            each_group(pose, b, b + 1, pose.together(planar), parallel, backward_work,
+                       [&](std::int64_t, std::int64_t j, std::int64_t count) {
+                           planes_backward(pose, out, b, j, count, e + j * step, s == nullptr ? nullptr : s + j * step,
+                                           step);
+                       });
+        };
+        if constexpr (std::is_same<T, float>::value) {
+            const bool exact = through_features && out.g_appearance.type == Type::bf16;
+            const WordImage image = exact ? image_for_tiles<T>(problem, out.features, b, by_pixel) : WordImage();
+            if (image.features != nullptr) {
+                kernels().tiles.backward(image, e, step, r, g, channel_step, joints, s, step, parallel, large);
+                return planes();
+            }
+        }
+        T* scaled = nullptr;        // g times r
+        T* g_by_channel = nullptr;  // g transposed
+        if (through_features) {
+            scaled = scratch<T>(joints * channel_step);
+            g_by_channel = scratch<T>(channels * joint_step);
+            for (std::int64_t j = 0; j < joints; ++j) {
+                const T factor = r == nullptr ? T(1) : r[j];
+                for (std::int64_t c = 0; c < channels; ++c) {
+                    scaled[j * channel_step + c] = g[j * channel_step + c] * factor;
+                }
+            }
+            transpose_joints<T>(g, channel_step, joints, channels, g_by_channel, joint_step);
+        }
         const Features<T> features(problem.features, b, size.rows, size.columns, by_pixel);
         const Features<T> gradient =
             out.features ? Features<T>(out.features, b, size.rows, size.columns, by_pixel) : Features<T>();
@@ -190,12 +250,7 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
                 if (large) finish_streams();
             });
         }
-        if (!planes_wanted) return;
-        each_group(pose, b, b + 1, pose.together(planar), parallel, backward_work,
-                   [&](std::int64_t, std::int64_t j, std::int64_t count) {
-                       planes_backward(pose, out, b, j, count, e + j * step, s == nullptr ? nullptr : s + j * step,
-                                       step);
-                   });
+        planes();
     });
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/appearance.h"
+#include "cpu/plane_lanes.h"
 #include "cpu/units.h"
 
 namespace pyhar {
@@ -13,6 +14,14 @@ void forward_of(const Problem& problem, const ForwardOutputs& out) {
     Frame frame;
     const Pose<T> pose(problem, out.xy != nullptr);
     if (out.appearance) return appearance_forward(pose, out);
+    const bool windowed = out.confidence != nullptr && problem.window;
+    if (!windowed && lanes_serve(pose, {&problem.logits, &problem.depth, &out.probs})) {
+        return each_vector_of_joints(pose, forward_work, [&](auto type, auto vectors, auto whole, std::int64_t b,
+                                                             std::int64_t j, std::int64_t count) {
+            using S = std::remove_pointer_t<decltype(type)>;
+            joints_forward<T, S, decltype(vectors)::value, decltype(whole)::value>(pose, out, b, j, count);
+        });
+    }
     const Sizes& size = problem.size;
     const bool planar =
         is_planar<T>(problem.logits, size) && is_planar<T>(problem.depth, size) && is_planar<T>(out.probs, size);
@@ -27,6 +36,14 @@ void backward_of(const Problem& problem, const Gradients& out) {
     Frame frame;
     const Pose<T> pose(problem, true);
     if (problem.features) return appearance_backward(pose, out);
+    const bool windowed = out.g_confidence != nullptr && problem.window;
+    if (!windowed && !out.g_probs && lanes_serve(pose, {&problem.logits, &problem.depth, &out.logits, &out.depth})) {
+        return each_vector_of_joints(pose, backward_work, [&](auto type, auto vectors, auto whole, std::int64_t b,
+                                                              std::int64_t j, std::int64_t count) {
+            using S = std::remove_pointer_t<decltype(type)>;
+            joints_backward<T, S, decltype(vectors)::value, decltype(whole)::value>(pose, out, b, j, count);
+        });
+    }
     const Sizes& size = problem.size;
     const bool planar = is_planar<T>(problem.logits, size) && is_planar<T>(problem.depth, size) &&
                         is_planar<T>(out.g_probs, size) && is_planar<T>(out.logits, size) &&

@@ -114,6 +114,24 @@ inline void store_row_of(S* PYHAR_RESTRICT to, std::int64_t step, const T* PYHAR
 #ifdef PYHAR_AVX512
 // The compilers do not vectorise these by themselves.
 template <>
+inline void store_row_of<BFloat16, float>(BFloat16* PYHAR_RESTRICT to, std::int64_t step,
+                                          const float* PYHAR_RESTRICT from, std::int64_t n) {
+    std::int64_t i = 0;
+    if (step == 1) {
+        for (; i + 16 <= n; i += 16) {
+            const __m512 v = _mm512_loadu_ps(from + i);
+            const __m512i word = _mm512_castps_si512(v);
+            const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(word, 16), _mm512_set1_epi32(1));
+            const __m512i rounded = _mm512_add_epi32(word, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            const __mmask16 number = _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);
+            const __m512i high = _mm512_srli_epi32(
+                _mm512_mask_mov_epi32(_mm512_set1_epi32(0x7fc00000), number, rounded), 16);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm512_cvtepi32_epi16(high));
+        }
+    }
+    for (; i < n; ++i) to[i * step] = narrow<BFloat16>(from[i]);
+}
+template <>
 inline void load_row_of<Half, float>(const Half* PYHAR_RESTRICT from, std::int64_t step, float* PYHAR_RESTRICT to,
                                      std::int64_t n) {
     std::int64_t i = 0;

@@ -70,6 +70,27 @@ struct DepthwiseConv {
     }
 };
 
+// One image of features in bfloat16, and of their gradient (null where it is not wanted), each with plain rows: of the
+// channels of a pixel if `by_pixel`, else of the pixels of a channel.
+struct WordImage {
+    const void* features = nullptr;
+    void* gradient = nullptr;
+    std::int64_t step = 0, gradient_step = 0;
+    std::int64_t channels = 0, pixels = 0;
+    bool by_pixel = false;
+};
+
+// The appearance of one image, where tiles multiply bfloat16: v[j][c] = sum over p of e[j][p] * f[c][p]; and backward
+// s[j][p] = sum over c of g[j][c] * f[c][p], unless s is null, and the features' gradient, the sum over j of
+// g[j][c] * r[j] * e[j][p], written past the caches if it is `large`. g holds numbers of bfloat16.
+struct TileAppearance {
+    void (*forward)(const WordImage&, const float* e, std::int64_t e_step, std::int64_t joints, float* v,
+                    std::int64_t v_step, bool parallel) = nullptr;
+    void (*backward)(const WordImage&, const float* e, std::int64_t e_step, const float* r, const float* g,
+                     std::int64_t g_step, std::int64_t joints, float* s, std::int64_t s_step, bool parallel,
+                     bool large) = nullptr;
+};
+
 // The entry points of one instruction set.
 struct Kernels {
     const char* name;
@@ -80,6 +101,7 @@ struct Kernels {
     std::int64_t lanes;  // floats in a vector
     UnitKernels units, bfloat16_units;
     UnitKernels int8_units, int8_bfloat16_units;  // products in int8; maps of floats and of bfloat16
+    TileAppearance tiles;
 };
 
 // The sets that this machine offers, best first.
@@ -106,6 +128,7 @@ extern const UnitKernels avx2_int8_units;
 #if defined(__x86_64__) && defined(__linux__) && defined(PYHAR_VNNI_X86)
 #define PYHAR_TILES_X86 1  // they know AMX too; Linux alone is asked for the tiles below
 extern const UnitKernels amx_bfloat16_units, amx_int8_bfloat16_units;
+extern const TileAppearance amx_appearance;
 #endif
 #endif
 

@@ -38,11 +38,18 @@ public:
     explicit operator bool() const { return base_ != nullptr; }
 
     // Whether the pixels of a channel are a plain row of T.
-    bool planar() const { return type_ == type_of<T> && run_ == pixels_ && step_ == 1; }
+    bool planar() const { return plain(type_of<T>, false); }
     // Whether the channels of a pixel lie side by side, and its neighbours in the plane do not.
     bool channels_innermost() const { return channel_step_ == 1 && step_ != 1; }
     // Whether the channels of a pixel are a plain row of T, and pixels a constant step apart.
-    bool interleaved() const { return type_ == type_of<T> && channel_step_ == 1 && run_ == pixels_; }
+    bool interleaved() const { return plain(type_of<T>, true); }
+
+    // Whether the rows of that matrix, or of the same transposed (a row for each pixel), are plain rows of `type`.
+    bool plain(Type type, bool by_pixel) const {
+        return type_ == type && run_ == pixels_ && (by_pixel ? channel_step_ : step_) == 1;
+    }
+    char* data() const { return base_; }
+    std::int64_t row_step(bool by_pixel) const { return by_pixel ? step_ : channel_step_; }
 
     // Where planar() or interleaved(): the matrix itself, with rows of pixels or of channels.
     Block<T> channel_rows() const { return {reinterpret_cast<T*>(base_), channel_step_}; }

@@ -18,8 +18,9 @@ from pyhar.kernels import cpu, native
 from pyhar.ops.grid import GRIDS
 
 NATIVE = native.load()
-# Those called after bfloat16 differ in the convolution units alone.
-ISAS = [] if NATIVE is None else [isa for isa in NATIVE.cpu_isas() if not isa.endswith(("_bf16", "_vnni"))]
+# AVX-512 with bfloat16, and sets with int8 (VNNI), differ in the convolution units alone.
+OTHERS = ("avx512_bf16", "avx512_vnni", "avx2_vnni")
+ISAS = [] if NATIVE is None else [isa for isa in NATIVE.cpu_isas() if isa not in OTHERS]
 pytestmark = pytest.mark.skipif(NATIVE is None, reason=f"native module missing: {native.why_missing()}")
 NAN = float("nan")
 
@@ -217,6 +218,37 @@ def test_types_and_layouts(isa: str, layout: str) -> None:
         compare(run(h, f, d, scale=0.7, upstream=g), expected(h, f, d, scale=0.7, upstream=g))
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "cropped"])
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 33, 70, 8, 4), (2, 16, 288, 12, 13)], ids=str)
+def test_only_what_is_written_in_bfloat16_is_rounded(
+    isa: str, shape: tuple[int, int, int, int, int], layout: str
+) -> None:
+    b, j, c, y, x = shape
+    h, f, d = (random((b, n, y, x), torch.float32, i, 3) for i, n in enumerate((j, c, j)))
+    f = layout_as(f.bfloat16(), layout)
+    g = upstream_for(b, j, c, True, torch.float32, torch.bfloat16)
+    found, wanted = run(h, f, d, upstream=g), expected(h, f, d, upstream=g)
+    compare(found, wanted)  # the logits' gradient is float32
+    for name in ("appearance", "d_features"):
+        half_a_place = 2.0**-8 * wanted[name].abs()
+        error = (found[name].double() - wanted[name]).abs()
+        assert (error <= 1.001 * half_a_place + 1e-6 * wanted[name].abs().max()).all(), name
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_what_is_no_number_stays_so_in_bfloat16(isa: str, layout: str) -> None:
+    h, f = random((2, 18, 7, 9), torch.float32, 0), random((2, 40, 7, 9), torch.bfloat16, 1)
+    f[0, 3, 2, 4], f[1, 39, 6, 8], f[1, 0, 0, 0] = NAN, float("inf"), -float("inf")
+    h[0, 1, 3, 3] = -float("inf")
+    f = layout_as(f, layout)
+    found, wanted = run(h, f), expected(h, f)
+    infinite = wanted["appearance"].isinf()
+    assert infinite.sum() == 2 * 18
+    assert torch.equal(found["appearance"].double()[infinite], wanted["appearance"][infinite])
+    found["appearance"][infinite], wanted["appearance"][infinite] = 0, 0
+    compare(found, wanted)
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "slice"])
 def test_maps_that_are_probabilities(isa: str, layout: str) -> None:
     h = random((2, 5, 6, 7), torch.float32, 0).flatten(2).softmax(-1).view(2, 5, 6, 7)
@@ -304,9 +336,11 @@ def test_gradients_that_are_not_wanted_or_do_not_flow(isa: str) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_bits_do_not_depend_on_threads(isa: str, layout: str, batch: int) -> None:
-    h, f, d = (layout_as(random((batch, n, 48, 40), torch.float32, i), layout) for i, n in enumerate((17, 100, 17)))
-    g = upstream_for(batch, 17, 100, True, torch.float32, torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("joints", [17, 80])
+def test_bits_do_not_depend_on_threads(isa: str, layout: str, batch: int, dtype: torch.dtype, joints: int) -> None:
+    h, f, d = (layout_as(random((batch, n, 48, 40), dtype, i), layout) for i, n in enumerate((joints, 100, joints)))
+    g = upstream_for(batch, joints, 100, True, torch.float32, dtype)
     before = torch.get_num_threads()
     try:
         results = []
