@@ -2,8 +2,9 @@
 
 It makes pictures and videos of rendered noise in a temporary folder, decodes them with the libraries alone, then loads
 them as training does, through a DataLoader with worker processes. Before timing it checks that crops show what was
-written. Decoders and loader take turns, since a machine's speed wanders. A second part makes an index as large as NTU's
-and measures the time to the first batch and what a worker adds to memory.
+written. Decoders and loader take turns, since a machine's speed wanders. What `model_input` does where the network runs
+is no part of it: the powers of colours, normalisation, layout. A second part makes an index as large as NTU's and
+measures the time to the first batch and what a worker adds to memory.
 """
 
 from __future__ import annotations
@@ -208,9 +209,9 @@ def pictures(folder: Path, workers: int, repeats: int) -> dict[str, Any]:
         found[f"{label} size"] = {"crop shows": f"{side} x {side}", "mean difference from INTER_AREA": round(error, 2)}
         found[f"{label} size"] |= compare(
             {
-                "imread": partial(in_processes, partial(decode_pictures, files * 8, flags), workers),
-                "loader": partial(loader_speed, plain, 16, workers, 480, 1),
-                "loader, augmented": partial(loader_speed, data, 16, workers, 480, 1),
+                "imread": partial(in_processes, partial(decode_pictures, files * 16, flags), workers),
+                "loader": partial(loader_speed, plain, 16, workers, 960, 1),
+                "loader, augmented": partial(loader_speed, data, 16, workers, 960, 1),
             },
             repeats,
         )

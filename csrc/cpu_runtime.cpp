@@ -94,8 +94,9 @@ std::vector<const Kernels*> offered_kernels() {
 #ifdef PYHAR_TILES_X86
             static const Kernels with_tiles = [] {
                 Kernels k = with_bfloat16;
-                k.name = "amx_bf16", k.bfloat16_units = amx_bfloat16_units, k.tiles = amx_appearance;
+                k.name = "amx_bf16", k.bfloat16_units = amx_bfloat16_units;
                 k.int8_bfloat16_units = amx_int8_bfloat16_units;
+                k.tiles = amx_appearance;
                 return k;
             }();
             if (bfloat16 && has("amx_tile") && has("amx_bf16") && has("amx_int8") && tiles_allowed()) {

@@ -119,6 +119,15 @@ PYHAR_INLINE Vec<float> joined(const float* high, const float* low) {
     return _mm512_mask_add_ps(sum, finite, sum, _mm512_load_ps(low));
 }
 
+// Sums of a block of 32 pixels, or 16 unless `tall`, times one or two vectors of outputs, to rows of two vectors.
+template <bool tall, bool wide>
+PYHAR_INLINE void tile_sums(const Term<BFloat16>* terms, int count, std::int64_t pixel, std::int64_t vector,
+                            float* sums) {
+    zero_tiles<tall, wide>();
+    for (int t = 0; t < count; ++t) add_to_tiles<tall, wide>(terms[t], pixel, vector);
+    store_tiles<tall, wide>(sums);
+}
+
 template <bool tall>
 PYHAR_INLINE void sums_of(const Term<BFloat16>* terms, int count, std::int64_t pixel, std::int64_t vector, bool wide,
                           float* sums) {

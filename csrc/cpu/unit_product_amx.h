@@ -97,6 +97,7 @@ PYHAR_INLINE void add_to_tiles(const Term<S>& term, std::int64_t pixel, std::int
     }
 }
 
+// The sums, to rows of two vectors.
 template <bool tall, bool wide, class T>
 PYHAR_INLINE void store_tiles(T* sums) {
     constexpr std::int64_t row_bytes = 2 * tile_side * 4;
@@ -106,21 +107,14 @@ PYHAR_INLINE void store_tiles(T* sums) {
     if constexpr (tall && wide) _tile_stored(3, sums + tile_side * 2 * tile_side + tile_side, row_bytes);
 }
 
-// Sums of a block of up to 32 pixels times the vectors of outputs [vector, vector + wide], to rows of two vectors.
-template <bool tall, bool wide>
-PYHAR_INLINE void tile_sums(const Term<BFloat16>* terms, int count, std::int64_t pixel, std::int64_t vector,
-                            float* sums) {
+// Calls write(pixel, vector, sums) for a block of up to 32 pixels times the vectors of outputs [vector, vector + wide].
+template <bool tall, bool wide, class Write>
+PYHAR_INLINE void tile_sums(const Term<BFloat16>* terms, int count, std::int64_t pixel, std::int64_t pixels,
+                            std::int64_t vector, const Write& write) {
+    alignas(64) float sums[block_pixels * 2 * tile_side];
     zero_tiles<tall, wide>();
     for (int t = 0; t < count; ++t) add_to_tiles<tall, wide>(terms[t], pixel, vector);
     store_tiles<tall, wide>(sums);
-}
-
-// Calls write(pixel, vector, sums) for such a block.
-template <bool tall, bool wide, class Write>
-PYHAR_INLINE void write_tiles(const Term<BFloat16>* terms, int count, std::int64_t pixel, std::int64_t pixels,
-                              std::int64_t vector, const Write& write) {
-    alignas(64) float sums[block_pixels * 2 * tile_side];
-    tile_sums<tall, wide>(terms, count, pixel, vector, sums);
     for (int v = 0; v <= int{wide}; ++v) {
         for (std::int64_t i = 0; i < pixels; ++i) write(i, v, load<float>(sums + (2 * i + v) * tile_side));
     }
@@ -128,8 +122,8 @@ PYHAR_INLINE void write_tiles(const Term<BFloat16>* terms, int count, std::int64
 
 // Whole numbers become floats after each term.
 template <bool tall, bool wide, class Write>
-PYHAR_INLINE void write_tiles(const Term<Byte>* terms, int count, std::int64_t pixel, std::int64_t pixels,
-                              std::int64_t vector, const Write& write) {
+PYHAR_INLINE void tile_sums(const Term<Byte>* terms, int count, std::int64_t pixel, std::int64_t pixels,
+                            std::int64_t vector, const Write& write) {
     alignas(64) std::int32_t whole[block_pixels * 2 * tile_side];
     alignas(64) float sums[block_pixels * 2 * tile_side];
     for (int t = 0; t < count; ++t) {
@@ -173,8 +167,8 @@ void product_block(const Term<S>* terms, int count, std::int64_t pixel, std::int
             finish.write(sum, pixel + i, c, outputs - c);
         };
         const std::int64_t vector = first / tile_side;
-        outputs - first > tile_side ? write_tiles<tall, true>(terms, count, pixel, pixels, vector, write)
-                                    : write_tiles<tall, false>(terms, count, pixel, pixels, vector, write);
+        outputs - first > tile_side ? tile_sums<tall, true>(terms, count, pixel, pixels, vector, write)
+                                    : tile_sums<tall, false>(terms, count, pixel, pixels, vector, write);
     }
 }
 

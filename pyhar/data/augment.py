@@ -1,7 +1,8 @@
-"""Augmentation: what it may do, what it does to one sample, and its colours and erased rectangles.
+"""Augmentation: what it may do, what it does to one sample, and its erased rectangles.
 
 Where a crop lies, how it is turned, scaled and mirrored is one affine map (`pyhar.data.geometry.crop_map`), so joints,
-boxes and pixels follow exactly. All frames of a clip are treated alike.
+boxes and pixels follow exactly. All frames of a clip are treated alike. Colours change where the network runs
+(`pyhar.data.sample.model_input`).
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class Crop:
     erased: tuple[float, float, float, float] | None = None
     """x1, y1, x2, y2 of the erased rectangle, normalised crop coordinates."""
     erased_colour: tuple[int, int, int] = (0, 0, 0)
+    """As if it lay on disk."""
 
 
 def draw_crop(augmentation: Augmentation, rng: np.random.Generator) -> Crop:
@@ -109,15 +111,8 @@ def draw_crop(augmentation: Augmentation, rng: np.random.Generator) -> Crop:
     return crop
 
 
-def recolour(frames: Picture, crop: Crop) -> None:
-    """Raise the channels of frames (T, H, W, 3), uint8, to the crop's powers and erase its rectangle, in place."""
-    if any(power != 1.0 for power in crop.colour_power):
-        import cv2
-
-        steps = np.arange(256)[:, None] / 255.0
-        table = np.round(255.0 * steps ** np.asarray(crop.colour_power)).astype(np.uint8)[None]
-        for frame in frames:
-            cv2.LUT(frame, table, dst=frame)
+def erase(frames: Picture, crop: Crop) -> None:
+    """Fill the crop's erased rectangle in frames (T, H, W, 3), uint8, in place."""
     if crop.erased is not None:
         height, width = frames.shape[1:3]
         x1, y1, x2, y2 = np.round(np.asarray(crop.erased) * (width, height, width, height)).astype(int)

@@ -20,7 +20,7 @@ from pyhar.data import jpeg
 from pyhar.data.decoded import FrameCrop
 from pyhar.data.geometry import Matrix
 from pyhar.data.video_reader import VideoReader
-from pyhar.data.warp import Picture, View, of_blocks, shrinking
+from pyhar.data.warp import Picture, View, block_size, of_blocks
 from pyhar.errors import UserError
 
 # Reader -> flag of OpenCV for a decoder that gives 1/reader of a JPEG's width and height.
@@ -154,7 +154,8 @@ def _decode(file: str, to_pixels: Matrix, size: int) -> tuple[Picture, View]:
         # Decoded whole and then scaled, since scaling it first would resample it twice.
         picture = _decode_as(cv2.IMREAD_COLOR, data, file)
         return picture, View(to_pixels, size, picture.shape[1], picture.shape[0])
-    factor = max(n for n in _REDUCED if n <= max(1.001 * shrinking(to_pixels), 1.0))
+    block = block_size(to_pixels)
+    factor = max(n for n in _REDUCED if n <= block)
     # Pixel i of the smaller picture stands for pixels factor * i to factor * i + factor - 1.
     view = View(of_blocks(to_pixels, factor), size, -(-header.width // factor), -(-header.height // factor))
     # The decoder interpolates colours, for which it looks at the next row of them.

@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,8 @@ from pyhar.data.augment import (
     Crop,
     choose_augmentation,
     draw_crop,
+    erase,
     inside_erased,
-    recolour,
 )
 from pyhar.data.clips import centre_clip, random_clip
 from pyhar.data.frames import read_crop
@@ -50,8 +50,16 @@ SUBSAMPLE = 6
 
 Key = int | tuple[int, int]
 """Of a sample, or of a sample and a draw of its augmentation."""
-Unread = tuple[Sample, Callable[[], None]]
-"""A sample whose frames are yet to be read, and what reads them."""
+
+
+class _Chosen(NamedTuple):
+    """What a sample is to show."""
+
+    place: int
+    sequence: int
+    frames: Ints
+    crop: Crop
+    name: str
 
 
 class _Indexed(ABC):
@@ -99,19 +107,15 @@ class _Indexed(ABC):
         return f'"{notes["joint_convention"]}" (joints {", ".join(map(str, notes.get("owners_joints", [])))})'
 
     @abstractmethod
-    def _unread(self, key: Key) -> Unread:
-        """The sample of a key."""
+    def _choose(self, key: Key) -> _Chosen:
+        """What the sample of a key shows."""
 
     def __getitem__(self, key: Key) -> Sample:
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample]:
         """The samples of a batch, for which PyTorch's loader asks at once."""
-        # Decoding leaves nothing of Python's in the processor's caches: all the rest of a batch comes first.
-        unread = [self._unread(key) for key in keys]
-        for _, read in unread:
-            read()
-        return [sample for sample, _ in unread]
+        return self._samples([self._choose(key) for key in keys])
 
     def _check_key(self, key: Key, length: int) -> tuple[int, int]:
         place, draw = key if isinstance(key, tuple) else (key, 0)
@@ -127,50 +131,61 @@ class _Indexed(ABC):
         return slice(int(self.source.first_row[sequence]), int(self.source.first_row[sequence + 1]))
 
     def _pick(self, column: npt.NDArray[np.generic], rows: Ints) -> npt.NDArray[np.generic]:
-        """Rows of a column by joint, the joints in this data set's layout."""
+        """Rows (B, T) of a column by joint, the joints in this data set's layout."""
         values = column[rows]
         if self._as_stored:
             return values
-        picked = values[:, self._joints]
-        picked[:, self._missing] = False if values.dtype == bool else np.nan
+        picked = values[:, :, self._joints]
+        picked[:, :, self._missing] = False if values.dtype == bool else np.nan
         return picked
 
-    def _box(self, sequence: int, rows: Ints, joints_px: Floats, name: str) -> tuple[Floats, float]:
-        """The person's box over all rows, and the margin around it."""
-        index = self.source
-        if self._boxes is not None and (given := self._boxes.get(index.names[sequence])) is not None:
-            return given, float(index.notes.get("box_margin", 0.0))
+    def _boxes_around(self, chosen: Sequence[_Chosen], rows: Ints, joints_px: Floats) -> list[tuple[Floats, float]]:
+        """For each sample, the person's box over all of its rows, and the margin around it."""
+        index, found = self.source, []
+        margin = float(index.notes.get("box_margin", 0.0))
         boxes = np.asarray(index.box[rows], dtype=np.float64)
-        known = boxes[np.isfinite(boxes).all(axis=1)]
-        if len(known):
-            box = np.concatenate([known[:, :2].min(axis=0), known[:, 2:].max(axis=0)])
-            return box, float(index.notes.get("box_margin", 0.0))
-        points = joints_px[np.isfinite(joints_px).all(axis=-1)]
-        if len(points) < 2:
-            raise UserError(f"{name} has neither a box nor two known joints, so nothing to crop: give its box (boxes=)")
-        # A person seen from above, or a single limb, may have hardly any width.
-        low, high = points.min(axis=0), points.max(axis=0)
-        return np.concatenate([low, np.maximum(high, low + 1.0)]), JOINTS_MARGIN
+        known = np.isfinite(boxes).all(axis=-1, keepdims=True)
+        low = boxes[..., :2].min(axis=1, initial=np.inf, where=known)
+        high = boxes[..., 2:].max(axis=1, initial=-np.inf, where=known)
+        around = np.concatenate([low, high], axis=1)
+        for one, box, px in zip(chosen, around, joints_px, strict=True):
+            if self._boxes is not None and (other := self._boxes.get(index.names[one.sequence])) is not None:
+                found.append((other, margin))
+            elif np.isfinite(box[0]):
+                found.append((box, margin))
+            else:
+                found.append((_joints_box(px, one.name), JOINTS_MARGIN))
+        return found
 
-    def _sample(self, place: int, sequence: int, frames: Ints, crop: Crop, name: str, still: bool = False) -> Unread:
-        """A clip of some frames of a sequence, or a still of one frame."""
+    def _samples(self, chosen: Sequence[_Chosen]) -> list[Sample]:
+        """Samples of equally many frames: a batch, of which each is a part."""
+        # NumPy takes as long for a few numbers as for a batch of them. All but the pixels comes first, since decoding
+        # leaves nothing of Python's in the processor's caches.
         index, size = self.source, self.image_size
-        rows = self._rows(sequence).start + frames
+        sequences, crops = np.array([one.sequence for one in chosen]), [one.crop for one in chosen]
+        frames = np.stack([one.frames for one in chosen])
+        rows = index.first_row[sequences, None] + frames
         px = np.asarray(self._pick(index.joints_px, rows), dtype=np.float64)
         mm = np.asarray(self._pick(index.joints_mm, rows), dtype=np.float64)
         visible = np.asarray(self._pick(index.visible, rows), dtype=bool)
-        box, margin = self._box(sequence, rows, px, name)
-        to_crop = crop_map(
-            square_box(box, margin), rotation=crop.rotation, scale=crop.scale, shift=crop.shift, flip=crop.flip
+        boxes = self._boxes_around(chosen, rows, px)
+        to_crop = np.stack(
+            [
+                crop_map(
+                    square_box(box, margin), rotation=crop.rotation, scale=crop.scale, shift=crop.shift, flip=crop.flip
+                )
+                for (box, margin), crop in zip(boxes, crops, strict=True)
+            ]
         )
-        pictures = np.empty((len(frames), size, size, 3), np.uint8)
-        if crop.flip:
-            px, mm, visible = px[:, self._swap], mm[:, self._swap], visible[:, self._swap]
-        xy = px @ to_crop[:2, :2].T + to_crop[:2, 2]
-        root_depth = mm[:, self.layout.root, 2]
-        pose = np.empty((*xy.shape[:2], 3))
+        flipped = np.array([crop.flip for crop in crops])
+        if flipped.any():
+            for joints in (px, mm, visible):
+                joints[flipped] = joints[flipped][:, :, self._swap]
+        xy = px @ to_crop[:, None, :2, :2].swapaxes(-1, -2) + to_crop[:, None, None, :2, 2]
+        root_depth = mm[:, :, self.layout.root, 2]
+        pose = np.empty((*xy.shape[:-1], 3))
         pose[..., :2] = xy
-        pose[..., 2] = 0.5 + (mm[..., 2] - root_depth[:, None]) / DEPTH_RANGE_MM
+        pose[..., 2] = 0.5 + (mm[..., 2] - root_depth[..., None]) / DEPTH_RANGE_MM
         valid = np.isfinite(pose)
         known = valid[..., 0] & valid[..., 1]
         valid[..., :2] = known[..., None]
@@ -178,37 +193,48 @@ class _Indexed(ABC):
         # Comparisons with NaN are false: an unknown joint is not inside.
         inside = known & ((xy >= 0) & (xy <= 1)).all(axis=-1)
         seen = visible & inside
-        if crop.erased is not None:
-            seen &= ~inside_erased(xy, crop)
-        kept = 0 if still else slice(None)
-        sample = Sample(
-            frames=torch.from_numpy(pictures[kept]),
-            pose=_float(pose[kept]),
-            pose_valid=torch.from_numpy(valid[kept]),
-            confidence=_float(inside[kept]),
-            visible=torch.from_numpy(seen[kept]),
-            action=_int(index.action[sequence]),
-            action_head=_int(0),
-            joints_px=_float(px[kept]),
-            joints_mm=_float(mm[kept]),
-            root_depth=_float(root_depth[kept]),
-            camera=_float(index.camera[sequence]),
-            to_crop=torch.from_numpy(to_crop),
-            head_size=_float(index.head_size[rows[kept]]),
-            box=_float(box),
-            subject=_int(index.subject[sequence]),
-            index=_int(place),
-            name=name,
-        )
-        return sample, partial(self._read, sequence, frames, to_crop, crop, pictures)
+        for number, crop in enumerate(crops):
+            if crop.erased is not None:
+                seen[number] &= ~inside_erased(xy[number], crop)
+        pictures = np.empty((*frames.shape, size, size, 3), np.uint8)
+        numbers = index.first_frame[sequences, None] + index.frame_step[sequences, None] * frames
+        reads = [
+            (*self._file(one.sequence), of, to_crop_pixels(matrix, size), size, out)
+            for one, of, matrix, out in zip(chosen, numbers, to_crop, pictures, strict=True)
+        ]
+        kept = 0 if self._kind == "still" else slice(None)
+        batch = {
+            "frames": torch.from_numpy(pictures[:, kept]),
+            "colour_power": _float([crop.colour_power for crop in crops]),
+            "pose": _float(pose[:, kept]),
+            "pose_valid": torch.from_numpy(valid[:, kept]),
+            "confidence": _float(inside[:, kept]),
+            "visible": torch.from_numpy(seen[:, kept]),
+            "action": _int(index.action[sequences]),
+            "action_head": _int(np.zeros(len(chosen))),
+            "joints_px": _float(px[:, kept]),
+            "joints_mm": _float(mm[:, kept]),
+            "root_depth": _float(root_depth[:, kept]),
+            "camera": _float(index.camera[sequences]),
+            "to_crop": torch.from_numpy(to_crop),
+            "head_size": _float(index.head_size[rows[:, kept]]),
+            "box": _float(np.stack([box for box, _ in boxes])),
+            "subject": _int(index.subject[sequences]),
+            "index": _int([one.place for one in chosen]),
+        }
+        parts = zip(*(values.unbind() for values in batch.values()), strict=True)
+        samples = [
+            cast("Sample", {**dict(zip(batch, part, strict=True)), "name": one.name})
+            for part, one in zip(parts, chosen, strict=True)
+        ]
+        for read, crop in zip(reads, crops, strict=True):
+            erase(read_crop(*read), crop)
+        return samples
 
-    def _read(self, sequence: int, frames: Ints, to_crop: Floats, crop: Crop, out: npt.NDArray[np.uint8]) -> None:
-        index, size = self.source, self.image_size
-        kind = MEDIA_KINDS[index.media_kind[sequence]]
-        path = os.path.join(self._folders[kind], index.media[sequence])
-        numbers = int(index.first_frame[sequence]) + int(index.frame_step[sequence]) * frames
-        read_crop(path, kind, numbers, to_crop_pixels(to_crop, size), size, out)
-        recolour(out, crop)
+    def _file(self, sequence: int) -> tuple[str, str]:
+        """Path and kind of a sequence's pictures."""
+        kind = MEDIA_KINDS[self.source.media_kind[sequence]]
+        return os.path.join(self._folders[kind], self.source.media[sequence]), kind
 
 
 class IndexedPoses(_Indexed):
@@ -256,7 +282,7 @@ class IndexedPoses(_Indexed):
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def _unread(self, key: Key) -> Unread:
+    def _choose(self, key: Key) -> _Chosen:
         place, draw = self._check_key(key, len(self))
         rng = self._rng(place, draw) if self.augmentation is not None else None
         still = int(self._chosen[place])
@@ -270,7 +296,7 @@ class IndexedPoses(_Indexed):
         if self.source.num_frames(sequence) > 1:
             name = f"{name}#{frame}"
         crop = draw_crop(self.augmentation, rng) if self.augmentation is not None and rng is not None else Crop()
-        return self._sample(place, sequence, np.array([frame]), crop, name, still=True)
+        return _Chosen(place, sequence, np.array([frame]), crop, name)
 
     def _frame(self, sequence: int, rng: np.random.Generator | None, name: str) -> int:
         if self.source.num_frames(sequence) == 1:
@@ -315,16 +341,16 @@ class IndexedClips(_Indexed):
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def _unread(self, key: Key) -> Unread:
+    def _choose(self, key: Key) -> _Chosen:
         place, draw = self._check_key(key, len(self))
         sequence = int(self.sequences[place])
         name, count = self.source.names[sequence], self.source.num_frames(sequence)
         if self.augmentation is None:
-            return self._sample(place, sequence, centre_clip(count, self.clip_frames, self.subsample), Crop(), name)
+            return _Chosen(place, sequence, centre_clip(count, self.clip_frames, self.subsample), Crop(), name)
         rng = self._rng(place, draw)
         low, high = self.augmentation.subsample
         frames = random_clip(count, self.clip_frames, int(rng.integers(low, high + 1)), rng)
-        return self._sample(place, sequence, frames, draw_crop(self.augmentation, rng), name)
+        return _Chosen(place, sequence, frames, draw_crop(self.augmentation, rng), name)
 
     def num_frames(self, video: int) -> int:
         """Frames of a video. Raises IndexError for one there is not."""
@@ -340,9 +366,7 @@ class IndexedClips(_Indexed):
             raise UserError(f"clip of video {video}: give a list of at least one frame")
         if frames.min() < 0 or frames.max() >= count:
             raise IndexError(f"clip of video {video}: frames {frames.min()}..{frames.max()} of {count}")
-        sample, read = self._sample(place, sequence, frames, Crop(flip=flip), self.source.names[sequence])
-        read()
-        return sample
+        return self._samples([_Chosen(place, sequence, frames, Crop(flip=flip), self.source.names[sequence])])[0]
 
 
 def _spread(count: int, size: int | None) -> Ints:
@@ -371,9 +395,18 @@ def _read_boxes(path: Path, index: Index) -> dict[str, Floats]:
     return {name: found[name] for name in known}
 
 
-def _float(values: npt.NDArray[np.generic]) -> torch.Tensor:
+def _joints_box(joints_px: Floats, name: str) -> Floats:
+    points = joints_px[np.isfinite(joints_px).all(axis=-1)]
+    if len(points) < 2:
+        raise UserError(f"{name} has neither a box nor two known joints, so nothing to crop: give its box (boxes=)")
+    # A person seen from above, or a single limb, may have hardly any width.
+    low, high = points.min(axis=0), points.max(axis=0)
+    return np.concatenate([low, np.maximum(high, low + 1.0)])
+
+
+def _float(values: npt.ArrayLike) -> torch.Tensor:
     return torch.from_numpy(np.array(values, dtype=np.float32))
 
 
-def _int(value: int | np.integer) -> torch.Tensor:
-    return torch.from_numpy(np.array(value, dtype=np.int64))
+def _int(values: npt.ArrayLike) -> torch.Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.int64))

@@ -29,7 +29,9 @@ class Sample(TypedDict):
     comment does."""
 
     frames: Tensor
-    """uint8 ([T,] H, W, 3), RGB: the crop."""
+    """uint8 ([T,] H, W, 3), RGB: the crop, its colours as they lie on disk."""
+    colour_power: Tensor
+    """float32 (3,): the exponents, above 0, to which augmentation raises the channels; `model_input` does it."""
     pose: Tensor
     """float32 ([T,] J, 3): x, y in normalised crop coordinates, normalised z; 0 where `pose_valid` is false."""
     pose_valid: Tensor
@@ -82,11 +84,16 @@ TIMED_KEYS = (
 """The keys that have a leading T in a clip."""
 
 
-def model_input(frames: Tensor, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+def model_input(
+    frames: Tensor,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    colour_power: Tensor | None = None,
+) -> Tensor:
     """Turn a batch of pictures into what the network takes.
 
-    frames: uint8 (B, [T,] H, W, 3), RGB. Returns (B, [T,] 3, H, W) in [-1, 1] of `dtype` on `device`, in channels_last
-    memory.
+    frames: uint8 (B, [T,] H, W, 3), RGB. colour_power: (B, 3), the powers of the channels in [0, 1]; None: 1. Returns
+    (B, [T,] 3, H, W) in [-1, 1] of `dtype` on `device`, in channels_last memory.
     The bytes travel to the device as they are and are converted there. Raises TypeError if `frames` is not uint8,
     ValueError on a wrong shape.
     """
@@ -95,4 +102,9 @@ def model_input(frames: Tensor, device: torch.device | str | None = None, dtype:
     if frames.ndim not in (4, 5) or frames.shape[-1] != 3:
         raise ValueError(f"frames: expected shape (B, H, W, 3) or (B, T, H, W, 3), got {tuple(frames.shape)}")
     on_device = frames.to(device, non_blocking=True) if device is not None else frames
-    return on_device.to(dtype).mul_(2.0 / 255.0).sub_(1.0).movedim(-1, -3)
+    pictures = on_device.to(dtype)
+    if colour_power is None:
+        return pictures.mul_(2.0 / 255.0).sub_(1.0).movedim(-1, -3)
+    power = colour_power.to(pictures, non_blocking=True).reshape(-1, *(1,) * (frames.ndim - 2), 3)
+    # Powers by way of logarithms: on the CPU, PyTorch's own of two tensors take four times as long.
+    return pictures.mul_(1.0 / 255.0).log_().mul_(power).exp_().mul_(2.0).sub_(1.0).movedim(-1, -3)

@@ -14,8 +14,9 @@ class VideoReader:
     """A video file, open for reading frames by number.
 
     Opening reads through its packets, without decoding, for the time stamp of each frame; reading then goes on from
-    where the decoder is if that is nearest, else from the last key frame before. Where a file's time stamps prove
-    useless, frames are counted from its beginning. Not to be shared by threads, nor with a forked process.
+    where the decoder is if that is nearest, else from the last key frame before. Of the frames in between, H.264 has
+    those left out that no other refers to. Where a file's time stamps prove useless, frames are counted from its
+    beginning. Not to be shared by threads, nor with a forked process.
     """
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
@@ -56,6 +57,8 @@ class VideoReader:
         self._keys = sorted((pts, pts if dts is None else dts) for pts, dts, key in packets if key and pts is not None)
         self._frames: Iterator[Any] | None = None
         self._next = 0
+        self._wanted, self._last = frozenset[int](), 0
+        self._left_out: set[int] = set()
 
     def _open(self) -> None:
         import av
@@ -75,7 +78,7 @@ class VideoReader:
     def read(self, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """Yield (number, decoded frame of PyAV) for rising numbers. Raises UserError for a frame that is not there or
         cannot be decoded."""
-        done = 0
+        done, self._wanted, self._last = 0, frozenset(numbers), max(numbers, default=0)
         for number in numbers:
             if not 0 <= number < self.num_frames:
                 raise UserError(f"video {self.path} has no frame {number}: it holds {self.num_frames}, counted from 0")
@@ -95,7 +98,8 @@ class VideoReader:
 
     def _find(self, number: int) -> Any:
         """The frame, or None if decoding passes the place where it should be."""
-        if self._frames is None or number < self._next or (self.exact and self._key_before(number) > self._next):
+        behind = number < self._next or number in self._left_out
+        if self._frames is None or behind or (self.exact and self._key_before(number) > self._next):
             self._start(number)
         assert self._frames is not None
         try:
@@ -119,7 +123,7 @@ class VideoReader:
 
     def _start(self, number: int) -> None:
         """Begin to decode at the last place from which the frame can be reached."""
-        self._next = 0
+        self._next, self._left_out = 0, set()
         try:
             if self.exact:
                 place = self._key_place(number)
@@ -129,7 +133,22 @@ class VideoReader:
                 self._open()
         except self._failure as error:
             raise self._broken(number, str(error)) from error
-        self._frames = self._container.decode(self._stream)
+        self._frames = self._decode()
+
+    def _decode(self) -> Iterator[Any]:
+        """The frames from here on that are wanted, that wanted ones may refer to, or that may be wanted next."""
+        decoder = self._stream.codec_context
+        # By the definition of H.264, no frame ever refers to what it calls disposable; of others, that is not certain.
+        disposable = self.exact and decoder.name == "h264"
+        packets: Iterator[Any] = self._container.demux(self._stream)
+        for packet in packets:
+            if disposable:
+                place = self._number.get(packet.pts, self.num_frames)
+                needless = place < self._last and place not in self._wanted
+                decoder.skip_frame = "NONREF" if needless else "DEFAULT"
+                if needless:
+                    self._left_out.add(place)
+            yield from packet.decode()
 
     def _key_place(self, number: int) -> int:
         """Place in the list of key frames of the last one up to a frame; -1 if there is none."""

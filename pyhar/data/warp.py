@@ -33,7 +33,7 @@ class View:
         (a, b, x), (c, d, y) = to_pixels[:2].tolist()
         area = a * d - b * c
         self.size = size
-        self.block = block = max(int(abs(area) ** -0.5 + _ROUNDING), 1)
+        self.block = block = block_size(to_pixels)
         """How many picture pixels across are averaged into one before the crop interpolates."""
         corners = [(u - x, v - y) for u in (-0.5, size - 0.5) for v in (-0.5, size - 0.5)]
         multiple = grid * block
@@ -70,10 +70,10 @@ class View:
         cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
 
 
-def shrinking(to_pixels: Matrix) -> float:
-    """Picture pixels along the side of one of the crop's, by the map `to_pixels`."""
+def block_size(to_pixels: Matrix) -> int:
+    """How many picture pixels across, by the map `to_pixels`, are averaged into one before the crop interpolates."""
     (a, b), (c, d) = to_pixels[:2, :2].tolist()
-    return float(abs(a * d - b * c) ** -0.5)
+    return max(int(abs(a * d - b * c) ** -0.5 + _ROUNDING), 1)
 
 
 def of_blocks(to_pixels: Matrix, block: int, left: int = 0, top: int = 0) -> Matrix:

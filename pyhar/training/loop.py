@@ -147,7 +147,7 @@ def run_stage(run: Run, name: StageName, begun_at: int, state: dict[str, Any] | 
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
-            frames = model_input(batch["frames"], device)
+            frames = model_input(batch["frames"], device, colour_power=batch["colour_power"])
             with torch.autocast(device.type, _AMP_TYPES[config.amp], enabled=config.amp != "off"):
                 output = forward(frames)
             targets = {key: batch[key].to(device, non_blocking=True) for key in _TARGETS}

@@ -14,8 +14,8 @@ from pyhar.data.augment import (
     Crop,
     choose_augmentation,
     draw_crop,
+    erase,
     inside_erased,
-    recolour,
 )
 from pyhar.errors import UserError
 
@@ -70,18 +70,10 @@ def test_names_and_switches() -> None:
         choose_augmentation("relese", default)
 
 
-def test_each_channel_gets_its_power() -> None:
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (2, 8, 9, 3), dtype=np.uint8)
-    expected = np.round(255 * (frames / 255) ** np.array([0.9, 1.0, 1.1]))
-    recolour(frames, Crop(colour_power=(0.9, 1.0, 1.1)))
-    np.testing.assert_array_equal(frames, expected)
-
-
 def test_the_rectangle_is_filled_in_every_frame_and_hides_joints() -> None:
     frames = np.zeros((2, 20, 20, 3), np.uint8)
     crop = Crop(erased=(0.25, 0.5, 0.75, 1.0), erased_colour=(1, 2, 3))
-    recolour(frames, crop)
+    erase(frames, crop)
     inside = np.zeros((20, 20), bool)
     inside[10:20, 5:15] = True
     for frame in frames:

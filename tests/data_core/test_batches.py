@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 from typing import Any
@@ -67,6 +68,8 @@ def a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process takes itself for a worker."""
     monkeypatch.setattr(batches, "get_worker_info", object)
     monkeypatch.setattr(batches, "_blocks", [])
+    monkeypatch.setattr(batches, "_handed_over", set())
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [multiprocessing.current_process()])
 
 
 def sent(batch: Batch) -> dict[str, Any]:
@@ -116,3 +119,21 @@ def test_a_batch_in_bytes() -> None:
     batch = collate([sample(0)])
     assert isinstance(batch, Batch)
     assert_alike(pickle.loads(pickle.dumps(batch)), batch)
+
+
+@pytest.mark.usefixtures("a_worker")
+def test_memory_is_handed_over_once() -> None:
+    handed_over = []
+    for number in range(3):
+        rebuild, arguments = collate([sample(number)]).__reduce__()
+        handed_over += [value for value in arguments[3]["frames"] if isinstance(value, torch.Tensor)]
+        assert_alike(rebuild(*arguments), default_collate([sample(number)]))
+        del arguments
+    assert len(handed_over) == 1
+
+
+def test_memory_of_ended_workers_is_given_up() -> None:
+    for _ in range(2):
+        loader = DataLoader(Samples(), 2, num_workers=1, collate_fn=collate)
+        assert len(list(loader)) == 3
+    assert len({worker for worker, _ in batches._received}) == 1

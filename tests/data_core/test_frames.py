@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -64,7 +65,7 @@ def test_a_turned_and_shrunk_pattern_does_not_alias() -> None:
     assert plain.std() > 20
 
 
-@pytest.mark.parametrize(("factor", "side"), [(1, 900), (2, 480), (4, 240), (8, 120)])
+@pytest.mark.parametrize(("factor", "side"), [(1, 900), (1, 610), (2, 590), (2, 480), (4, 260), (4, 240), (8, 120)])
 def test_a_jpeg_is_decoded_as_small_as_the_crop_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int, side: int
 ) -> None:
@@ -265,6 +266,31 @@ def test_reading_on_decodes_no_frame_twice(tmp_path: Path) -> None:
     for numbers in ([3, 5], [6, 9], [11], [41, 45], [2]):
         list(reader.read(numbers))
     assert starts == [3, 41, 2]  # on into the next group; ahead by a key frame; and back
+
+
+def test_frames_that_none_refers_to_are_left_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rough = [cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (64, 48)) for _ in range(LENGTH)]
+    path = write_video(tmp_path / "a.mp4", rough, "libx264", 3, 20)
+    every = dict(read_frames(path, range(LENGTH)))
+    reader, decoded = VideoReader(path), []
+    decode = reader._decode
+
+    def spy() -> Iterator[object]:
+        for frame in decode():
+            decoded.append(frame)
+            yield frame
+
+    reader._decode = spy  # type: ignore[method-assign]
+    for numbers in ([1, 18], [2, 3, 19], [21, 37], [38]):
+        for number, frame in reader.read(numbers):
+            np.testing.assert_array_equal(frame.to_ndarray(format="rgb24"), every[number])
+    assert 10 < len(decoded) < 45  # of 58 on the way
+    # What a reading that was given up had left out is there for the next.
+    next(iter(reader.read([21, 37])))
+    for number in range(22, 30):
+        ((_, frame),) = reader.read([number])
+        np.testing.assert_array_equal(frame.to_ndarray(format="rgb24"), every[number])
 
 
 def test_clips_of_a_video(tmp_path: Path) -> None:

@@ -92,3 +92,15 @@ def test_model_input() -> None:
         model_input(frames.float())
     with pytest.raises(ValueError, match="expected shape"):
         model_input(frames[..., :2])
+
+
+@pytest.mark.parametrize("time", [(), (2,)])
+def test_each_channel_gets_its_power(time: tuple[int, ...]) -> None:
+    frames = torch.arange(256, dtype=torch.uint8)[:, None].expand(3, *time, 1, 256, 3)
+    power = torch.tensor([[0.9, 1.0, 1.1], [1.0, 1.0, 1.0], [1.3, 0.7, 1.0]])
+    x = model_input(frames, colour_power=power)
+    of_sample = power.double().reshape(3, *(1,) * len(time), 3, 1, 1)
+    expected = 2 * (frames.movedim(-1, -3) / 255.0).double() ** of_sample - 1
+    torch.testing.assert_close(x.double(), expected, atol=2e-6, rtol=0)
+    assert (x[..., 0] == -1).all()
+    assert x.flatten(0, -4).is_contiguous(memory_format=torch.channels_last)

@@ -48,6 +48,7 @@ TIMED = {
     "head_size": ((), torch.float32),
 }
 ONCE = {
+    "colour_power": ((3,), torch.float32),
     "action": ((), torch.int64),
     "action_head": ((), torch.int64),
     "camera": ((9,), torch.float32),
@@ -323,6 +324,16 @@ def test_erased_joints_are_not_visible_but_known(index: Index, root: Path) -> No
     assert sample["frames"].float().std(dim=(0, 1)).max() == 0
     assert not sample["visible"].any()
     assert sample["confidence"].sum() == 2
+
+
+def test_colours_are_as_on_disk_and_their_powers_given(index: Index, root: Path) -> None:
+    plain = replace(PAPER_AUGMENTATION, colour_power=(1.0, 1.0))
+    for kind in (IndexedPoses, IndexedClips):
+        powered, powerless = (kind(index, root, "train", SIZE, augment=how)[1, 3] for how in ("paper", plain))
+        assert torch.equal(powered["frames"], powerless["frames"])
+        assert (powerless["colour_power"] == 1).all()
+        assert ((powered["colour_power"] >= 0.9) & (powered["colour_power"] <= 1.1)).all()
+        assert len(powered["colour_power"].unique()) == 3
 
 
 def test_joints_outside_the_crop_have_no_confidence(index: Index, root: Path) -> None:

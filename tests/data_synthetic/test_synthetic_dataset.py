@@ -34,6 +34,7 @@ STILL = {
     "head_size": ((), torch.float32),
 }
 ONCE = {
+    "colour_power": ((3,), torch.float32),
     "action": ((), torch.int64),
     "action_head": ((), torch.int64),
     "camera": ((9,), torch.float32),

@@ -18,9 +18,9 @@ from pyhar.kernels import cpu, native
 from pyhar.ops.grid import GRIDS
 
 NATIVE = native.load()
-# AVX-512 with bfloat16, and sets with int8 (VNNI), differ in the convolution units alone.
-OTHERS = ("avx512_bf16", "avx512_vnni", "avx2_vnni")
-ISAS = [] if NATIVE is None else [isa for isa in NATIVE.cpu_isas() if isa not in OTHERS]
+# AVX-512 with bfloat16 and the sets with VNNI differ from others in the convolution units alone.
+UNITS_ALONE = ("avx512_bf16", "avx512_vnni", "avx2_vnni")
+ISAS = [] if NATIVE is None else [isa for isa in NATIVE.cpu_isas() if isa not in UNITS_ALONE]
 pytestmark = pytest.mark.skipif(NATIVE is None, reason=f"native module missing: {native.why_missing()}")
 NAN = float("nan")
 

@@ -140,8 +140,10 @@ def test_torchrun_ends_with_the_weights_of_one_process(tmp_path):
     one, two = (load_model(tmp_path / name)[0].state_dict() for name in ("one", "two"))
     assert one["entry.stem.weight"].dtype == torch.float64
     assert one.keys() == two.keys()
-    for name, value in one.items():  # sums in another order, which RMSprop's divisions by small roots bring out
-        torch.testing.assert_close(two[name], value, rtol=1e-7, atol=1e-8)
+    # Sums in another order, which RMSprop's divisions by small roots bring out, more or less as data have it. Steps
+    # are of about 1e-3.
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-7, atol=1e-5)
     lines = [(tmp_path / name / "log.jsonl").read_text().count("\n") for name in ("one", "two")]
     assert lines[0] == lines[1] > 0
 

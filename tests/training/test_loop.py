@@ -64,6 +64,20 @@ def test_a_run_leaves_its_files(whole):
     assert {"pose_loss", "confidence_loss", "action_loss", "lr", "loss"} <= set(lines[4])
 
 
+def test_channels_are_raised_to_their_powers(tmp_path, monkeypatch):
+    register()
+    pictures, used = loop.model_input, []
+
+    def spy(frames, device, colour_power):
+        used.append(colour_power)
+        return pictures(frames, device, colour_power=colour_power)
+
+    monkeypatch.setattr(loop, "model_input", spy)
+    run(only(config(tmp_path, steps=1), "pose"))
+    assert used[0].shape == (4, 3)
+    assert len(used[0].unique()) == 12
+
+
 def test_the_action_stage_keeps_poses_bit_for_bit(whole):
     before, after = (weights_of(whole / "stages" / f"{stage}.safetensors") for stage in ("pose", "action"))
     of_action = action_names(load_model(whole / "stages" / "action.safetensors")[0])

@@ -96,6 +96,7 @@ class TinyData:
             "confidence": torch.from_numpy(valid[..., 0].astype(np.float32)),
             "action": torch.tensor(index % 3),
             "action_head": torch.tensor(0),
+            "colour_power": torch.from_numpy(rng.uniform(0.9, 1.1, 3).astype(np.float32)),
             "name": f"tiny/{self.kind}/{index}",
         }
 
@@ -153,7 +154,7 @@ def in_double() -> None:
     """Make this process train in double precision, where equal means equal: rounding soon parts float32 runs."""
     network, pictures = loop.SPNet, loop.model_input
     loop.SPNet = lambda settings: network(settings).double()
-    loop.model_input = lambda frames, device: pictures(frames, device, torch.float64)
+    loop.model_input = lambda frames, device, **more: pictures(frames, device, torch.float64, **more)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ class _Synthetic:
         inside = ((xy >= 0) & (xy <= 1)).all(axis=-1)
         return Sample(
             frames=torch.from_numpy(pictures),
+            colour_power=torch.ones(3),  # The camera has done it already.
             pose=_float(np.concatenate([xy, z[..., None]], axis=-1)),
             pose_valid=torch.ones(count, len(self.layout.joints), 3, dtype=torch.bool),
             confidence=_float(inside),
