@@ -2,7 +2,7 @@
 
 The functions take checked arguments (`pyhar.ops.units`) that `units_why_not` has let pass, and write into `out`, dense
 in channels_last order. Maps in another order are copied. float16, and bfloat16 where the instruction set does not
-multiply it, are computed in float32.
+multiply it, are computed in float32. Products of int8 weights are served where the instruction set has them.
 
 A weight is packed at its first use and kept as long as the weight lives: a change in place is seen (by the tensor's
 version), one through `.data` is not. A weight that counts no versions, made under `torch.inference_mode`, is packed at
@@ -70,7 +70,7 @@ def int8_units_why_not(x: Tensor, weights: tuple[Tensor, ...], scales: Scales, s
     """Return why the kernels cannot serve maps and int8 weights like these, or None."""
     if not entry("cpu_has_int8_units")():
         return f"the instruction set {entry('cpu_isa')()} has no products of int8"
-    if any(weight.dtype == torch.int8 and weight[0].numel() > _INT8_DEPTH for weight in weights):
+    if any(weight.dtype == torch.int8 and weight.shape[1:].numel() > _INT8_DEPTH for weight in weights):
         return f"an output has more than {_INT8_DEPTH} weights: their sums may not fit 32 bits"
     return units_why_not(x, (*weights, *scales), skips)
 
