@@ -89,8 +89,8 @@ def sets_with_int8() -> list[str]:
     offered = [] if module is None else module.cpu_isas()
     found: list[str] = []
     for name in reversed(offered):
-        module.use_cpu_isa(name)  # type: ignore[union-attr]
-        found = [name] * module.cpu_has_int8_units() + found  # type: ignore[union-attr]
+        module.use_cpu_isa(name)
+        found = [name] * module.cpu_has_int8_units() + found
     return found
 
 

@@ -216,17 +216,17 @@ def main(argv: list[str] | None = None) -> int:
         threads = options.threads or (2 if name == "acceptance" and device.type == "cpu" else default_threads)
         torch.set_num_threads(threads)
         cases = select(options, name, device)
-        run = describe(device) | {"quick": options.quick, "copy_bytes": large, "cases_left_out": 0, "missing": {}}
+        run = describe(device) | {"quick": options.quick, "copy_bytes": large, "missing": {}}
         rows: list[Row] = []
         for index, case in enumerate(cases):
             if time.monotonic() > end:
-                run["cases_left_out"] = len(cases) - index
                 print(f"time is up: {len(cases) - index} cases of {name} are left out", flush=True)
                 break
             torch.compiler.reset()  # so that no case's compiled code or recompilation count is another's
             run["missing"] = {m.name: m.reason for m in gather(case, only, device.type) if isinstance(m, Missing)}
             found = measure_case(case, device, seconds, only, large)
             rows += found
+            run["cases_left_out"] = len(cases) - index - 1
             report.show_case(case, found)
             save(folder, name, run, rows)
         for line in report.verdicts(name, rows):
