@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import pytest
 
 from pyhar.kernels import cuda_report, cuda_variants
@@ -22,12 +25,21 @@ def assert_fits(rows: list[Resources], kernels: list[Kernel], architectures: tup
         assert row.registers * threads[row.kernel, row.variant] <= REGISTERS, row
 
 
+@pytest.fixture(scope="module")
+def ahead() -> Iterator[dict[str, Future[list[Resources]]]]:
+    """What nvcc says of the kernels compiled ahead, by storage type; two of its processes at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            storage: pool.submit(cuda_report.by_nvcc, cuda_variants.ahead_of_time(storage))
+            for storage in cuda_variants.STORAGES
+        }
+
+
+@pytest.mark.skipif(cuda_report.find_nvcc() is None, reason="no nvcc on this machine")
 @pytest.mark.parametrize("storage", cuda_variants.STORAGES)
-def test_kernels_compiled_ahead(storage: str) -> None:
-    if cuda_report.find_nvcc() is None:
-        pytest.skip("no nvcc on this machine")
+def test_kernels_compiled_ahead(storage: str, ahead: dict[str, Future[list[Resources]]]) -> None:
     kernels = cuda_variants.ahead_of_time(storage)
-    assert_fits(cuda_report.by_nvcc(kernels), kernels, cuda_report.ARCHITECTURES)
+    assert_fits(ahead[storage].result(), kernels, cuda_report.ARCHITECTURES)
 
 
 def kernels_of(storage: str, packed: int, values: int) -> list[Kernel]:

@@ -150,14 +150,14 @@ def test_half_types(format: str, dtype: str, tmp_path: Path) -> None:
     assert types.count(wide) > 10  # norms and the action part
 
 
-@pytest.mark.parametrize(("dtype", "options"), [("bfloat16", {}), ("float16", {"stills": True})])
-def test_aoti_package_in_a_half_type(dtype: str, options: dict[str, Any], tmp_path: Path) -> None:
+def test_aoti_package_in_a_half_type(tmp_path: Path) -> None:
     if FORMATS["aoti"].why_not() is not None:
         pytest.skip(str(FORMATS["aoti"].why_not()))
     config = dataclasses.replace(RELEASE, num_pyramids=1, action_pyramids=(1,))
     model, path = make(config), tmp_path / "model.pt2"
-    done = export_network(model, ModelMeta.default(config), path, "aoti", dtype=dtype, **options)
-    error = 2e-3 if dtype == "float16" else 2e-2
+    options: dict[str, Any] = {"stills": True}
+    done = export_network(model, ModelMeta.default(config), path, "aoti", dtype="bfloat16", **options)
+    error = 2e-2
     assert 1e-5 < done.difference < error  # compiled in float32 it would be smaller
     loaded = torch._inductor.aoti_load_package(str(path))
     for batch in (1, 4):
