@@ -103,7 +103,8 @@ def model_input(
         raise ValueError(f"frames: expected shape (B, H, W, 3) or (B, T, H, W, 3), got {tuple(frames.shape)}")
     on_device = frames.to(device, non_blocking=True) if device is not None else frames
     pictures = on_device.to(dtype)
-    if colour_power is None:
+    # Looked at only where nothing has to be waited for.
+    if colour_power is None or (colour_power.is_cpu and bool((colour_power == 1).all())):
         return pictures.mul_(2.0 / 255.0).sub_(1.0).movedim(-1, -3)
     power = colour_power.to(pictures, non_blocking=True).reshape(-1, *(1,) * (frames.ndim - 2), 3)
     # Powers by way of logarithms: on the CPU, PyTorch's own of two tensors take four times as long.

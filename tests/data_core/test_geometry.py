@@ -104,3 +104,4 @@ def test_each_channel_gets_its_power(time: tuple[int, ...]) -> None:
     torch.testing.assert_close(x.double(), expected, atol=2e-6, rtol=0)
     assert (x[..., 0] == -1).all()
     assert x.flatten(0, -4).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(model_input(frames, colour_power=torch.ones_like(power)), model_input(frames))

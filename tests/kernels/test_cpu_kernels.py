@@ -312,6 +312,47 @@ def test_masks_extremes_and_ties(isa: str, beta: float) -> None:
         assert not with_tensor["d_beta"][[0, 3, 4]].isnan().any()
 
 
+# Joints that fill a vector of every width, several, and all but one lane of the last; see csrc/cpu/plane_lanes.h.
+FILLING = [16, 79, 80]
+
+
+@pytest.mark.parametrize("joints", FILLING)
+@pytest.mark.parametrize("beta", [1.0, 0.0, -0.5, 30.0])
+def test_masks_extremes_and_ties_in_lanes(isa: str, beta: float, joints: int) -> None:
+    dtype = torch.float32
+    h, d = (random((2, joints, 6, 7), dtype, i, 3) for i in range(2))
+    h[0, 0, 2:] = -torch.inf
+    h[0, 1] = -torch.inf
+    h[0, 2, 3, 3] = NAN
+    h[0, 3] = torch.randint(0, 2, (6, 7), generator=torch.Generator().manual_seed(0)) * 2.0
+    h[0, joints - 1] = 1.5
+    h[1, joints - 2, 1:3] = -torch.inf
+    h[1, 0] = 1e4 * torch.sign(h[1, 0])
+    h, d = (layout_as(t, "channels_last") for t in (h, d))
+    g = upstream_for(2, joints, None, True, dtype, dtype)
+    slopes = torch.linspace(0.5, 1.5, joints) * beta
+    for scales in (None, slopes):
+        found = run(h, None, d, scales, scale=beta, upstream=g)
+        wanted = expected(h, None, d, scales, scale=beta, upstream=g)
+        assert torch.equal(found["confidence"][0, 1].isnan(), wanted["confidence"][0, 1].isnan())
+        if scales is not None:  # of planes that are not numbers the sum over images is none
+            assert not found["d_beta"][[0, 3, joints - 1, joints - 2]].isnan().any()
+            wanted["d_beta"][1:3], found["d_beta"][1:3] = 0.0, 0.0
+        for name in ("d_logits", "d_depth"):  # a wholly masked plane has no gradient to speak of
+            wanted[name][0, 1:3], found[name][0, 1:3] = 0.0, 0.0
+        compare(found, wanted)
+
+
+@pytest.mark.parametrize("joints", FILLING)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_gradients_that_are_not_wanted_or_do_not_flow_in_lanes(isa: str, joints: int, dtype: torch.dtype) -> None:
+    h, d = (layout_as(random((2, joints, 5, 6), dtype, i), "channels_last") for i in range(2))
+    every = upstream_for(2, joints, None, True, torch.float64 if dtype == torch.float64 else torch.float32, dtype)
+    for kept in [(), ("xy",), ("z",), ("confidence",), ("xy", "z")]:
+        g = {name: value if name in kept else torch.zeros_like(value) for name, value in every.items()}
+        compare(run(h, None, d, upstream={name: every[name] for name in kept}), expected(h, None, d, upstream=g))
+
+
 def test_gradients_that_are_not_wanted_or_do_not_flow(isa: str) -> None:
     b, j, c, y, x = 2, 3, 5, 4, 6
     h, f, d = (random((b, n, y, x), torch.float32, i) for i, n in enumerate((j, c, j)))

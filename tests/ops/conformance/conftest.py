@@ -22,18 +22,9 @@ import torch
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "cuda_on_host")]
 
 import host  # noqa: E402
+from usable import GPU, REASONS, SLOW, USABLE, device_of  # noqa: E402
 
-from pyhar import ops  # noqa: E402
-from pyhar.ops import compiled, dispatch  # noqa: E402
-
-GPU = torch.cuda.is_available()
-REASONS = ops.available_backends() | ({} if GPU else {"cuda": host.why_unusable()})
-USABLE = [name for name, reason in REASONS.items() if reason is None]
-SLOW = () if GPU else ("triton", "cuda")
-
-
-def device_of(backend: str) -> str:
-    return "cuda" if GPU and dispatch.BACKENDS[backend] == "cuda" else "cpu"
+from pyhar.ops import compiled  # noqa: E402
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -235,6 +235,21 @@ def test_quantise_halves_a_step_at_most() -> None:
 
 
 @pytest.mark.parametrize(
+    ("weight", "error", "message"),
+    [
+        (torch.ones(2, 3, 1, 1, dtype=torch.int8), TypeError, "weight: expected a floating type"),
+        (torch.ones(2, 3), ValueError, r"weight: expected shape \(O, C, k, k\), got \(2, 3\)"),
+        (torch.full((2, 3, 1, 1), float("nan")), ValueError, "weight: holds NaN"),
+        (torch.full((2, 3, 1, 1), float("inf")), ValueError, "weight: holds NaN or an infinity"),
+    ],
+    ids=["type", "shape", "nan", "inf"],
+)
+def test_quantise_refuses(weight: Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ops.quantise(weight)
+
+
+@pytest.mark.parametrize(
     ("scales", "error", "message"),
     [
         ((), TypeError, "weight: expected the type of the maps"),

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from checks import HALF
-from conftest import USABLE, device_of
 from torch import Tensor
+from usable import USABLE, device_of
 
 from pyhar import ops
 from pyhar.errors import UserError
