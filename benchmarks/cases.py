@@ -20,7 +20,7 @@ OPERATORS = (
 WITH_PROBS = ("expectation", "pool_appearance_from_probs")
 WITH_FEATURES = ("pool_appearance", "pool_appearance_from_probs", "decode_pose_and_appearance")
 WITH_DEPTH = ("decode_pose", "decode_pose_and_appearance")
-SUITES = ("acceptance", "network", "heatmaps", "robot")
+SUITES = ("acceptance", "network", "heatmaps", "robot", "sharp")
 DTYPES = ("float32", "bfloat16", "float16")
 LAYOUTS = ("contiguous", "channels_last")
 PASSES = ("forward", "backward", "both")
@@ -42,19 +42,23 @@ class Shape(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One operator on one shape, type and layout; where it can take depth logits, it does if `depth`."""
+    """One operator on one shape, type and layout; where it can take depth logits, it does if `depth`.
+
+    The softmax of the maps is a Gaussian of `sigma` pixels, or, if that is 0, noise with a peak.
+    """
 
     operator: str
     shape: Shape
     dtype: str = "float32"
     layout: str = "contiguous"
     depth: bool = False
+    sigma: float = 0.0
 
     @property
     def name(self) -> str:
         """The case in a few words."""
         b, j, y, x, c = self.shape
-        maps = f"{b}x{j}x{y}x{x}" + (f" C={c}" if c else "")
+        maps = f"{b}x{j}x{y}x{x}" + (f" C={c}" if c else "") + (f" sigma {self.sigma:g}" if self.sigma else "")
         return f"{self.operator}{' with depth' if self.depth else ''} {maps} {self.dtype} {self.layout}"
 
 
@@ -102,7 +106,12 @@ def make_inputs(case: Case, device: torch.device, seed: int = 0) -> Inputs:
     maps = noise(shape.joints)
     pixels = shape.rows * shape.columns
     peaks = torch.randint(pixels, (shape.batch, shape.joints, 1), generator=generator, device=device)
-    maps.flatten(2).scatter_(2, peaks, 6.0)
+    if case.sigma:
+        y, x = (torch.arange(n, device=device, dtype=maps.dtype) for n in (shape.rows, shape.columns))
+        above, beside = y[:, None] - (peaks // shape.columns)[..., None], x - (peaks % shape.columns)[..., None]
+        maps = 0.01 * maps - (above**2 + beside**2) / (2 * case.sigma**2)
+    else:
+        maps.flatten(2).scatter_(2, peaks, 6.0)
     if case.operator in WITH_PROBS:
         maps = maps.flatten(2).softmax(-1).view_as(maps)
     features = as_asked(noise(shape.channels)) if case.operator in WITH_FEATURES else None
@@ -137,7 +146,8 @@ def compulsory_bytes(case: Case) -> dict[str, int]:
 
 def suite(name: str, device_type: str, quick: bool = False) -> list[Case]:
     """Return the cases of a suite; `quick` leaves one type, one layout, and the batches that suit the device."""
-    cases = list({"acceptance": _acceptance, "network": _network, "heatmaps": _heatmaps, "robot": _robot}[name]())
+    makers = (_acceptance, _network, _heatmaps, _robot, _sharp)
+    cases = list(dict(zip(SUITES, makers, strict=True))[name]())
     gpu = device_type == "cuda"
     if name == "acceptance":  # what fills a CPU leaves a GPU idle
         return [case._replace(shape=case.shape._replace(batch=128)) if gpu else case for case in cases]
@@ -176,6 +186,14 @@ def _robot() -> Iterator[Case]:
     """Feature maps that robot-learning policies reduce to keypoints."""
     shapes = [Shape(16, 512, 7, 7), Shape(16, 512, 10, 10), Shape(16, 512, 15, 20), Shape(64, 512, 7, 7)]
     yield from _every(("soft_argmax",), [*shapes, Shape(16, 512, 20, 20)], DTYPES, LAYOUTS)
+
+
+def _sharp() -> Iterator[Case]:
+    """Maps such as training makes them: much of the softmax is too small for a normal float32."""
+    for sigma in (1.0, 2.0):
+        for shape in (Shape(16, 17, 64, 48), Shape(16, 17, 96, 72)):
+            yield Case("decode_pose", shape, sigma=sigma)
+    yield Case("decode_pose_and_appearance", Shape(8, 16, 32, 32, 288), depth=True, sigma=1.0)
 
 
 def _every(

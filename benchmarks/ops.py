@@ -164,7 +164,7 @@ def _speedup(times: dict[tuple[str, str], list[float]], implementation: str, nam
 
 
 def _about(case: Case, implementation: str) -> Row:
-    about = {"operator": case.operator, "depth": case.depth, **case.shape._asdict()}
+    about = {"operator": case.operator, "depth": case.depth, "sigma": case.sigma, **case.shape._asdict()}
     return about | {"dtype": case.dtype, "layout": case.layout, "implementation": implementation, "pass": None}
 
 

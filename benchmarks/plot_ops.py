@@ -158,6 +158,7 @@ def _label(case: Case, code: bool = False) -> str:
         f"`{case.operator}`" if code else case.operator.replace("decode_pose_and_appearance", "pose and appearance")
     )
     label = f"{operator} {b}×{j}×{y}×{x}" + (f", C = {c}" if c else "")
+    label += f", σ = {case.sigma:g}" if case.sigma else ""
     if code:
         return label + (" with depth" if case.depth else "")
     return label + "".join(f", {what}" for what in (case.dtype, case.layout) if what not in ("float32", "contiguous"))

@@ -18,7 +18,7 @@ MOST_SAVED = 16  # bytes per plane that a fused operator may keep for its backwa
 def case_of(row: Row) -> Case:
     """Return the case that a row is about."""
     shape = Shape(*(row[field] for field in Shape._fields))
-    return Case(row["operator"], shape, row["dtype"], row["layout"], row["depth"])
+    return Case(row["operator"], shape, row["dtype"], row["layout"], row["depth"], row.get("sigma", 0.0))
 
 
 def by_case(rows: Sequence[Row]) -> dict[Case, list[Row]]:

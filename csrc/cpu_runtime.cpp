@@ -172,17 +172,22 @@ void run_ranges(std::int64_t count, std::int64_t grain, int threads, RangeTask t
     };
 #ifdef _OPENMP
     if (threads > 1 && ranges > 1 && !omp_in_parallel()) {
-        if (ranges <= threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-            for (std::int64_t i = 0; i < ranges; ++i) run(i);
-        } else {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-            for (std::int64_t i = 0; i < ranges; ++i) run(i);
+#pragma omp parallel num_threads(threads)
+        {
+            const FlushSubnormals flush;
+            if (ranges <= threads) {
+#pragma omp for schedule(static) nowait
+                for (std::int64_t i = 0; i < ranges; ++i) run(i);
+            } else {
+#pragma omp for schedule(dynamic, 1) nowait
+                for (std::int64_t i = 0; i < ranges; ++i) run(i);
+            }
         }
         return;
     }
 #endif
     (void)threads;
+    const FlushSubnormals flush;
     for (std::int64_t i = 0; i < ranges; ++i) run(i);
 }
 

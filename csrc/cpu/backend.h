@@ -55,10 +55,12 @@ void backward_of(const Problem& problem, const Gradients& out) {
 }
 
 inline void forward(const Problem& problem, const ForwardOutputs& out) {
+    const FlushSubnormals flush;
     problem.wide ? forward_of<double>(problem, out) : forward_of<float>(problem, out);
 }
 
 inline void backward(const Problem& problem, const Gradients& out) {
+    const FlushSubnormals flush;
     problem.wide ? backward_of<double>(problem, out) : backward_of<float>(problem, out);
 }
 

@@ -37,13 +37,13 @@ PYHAR_INLINE float widen(Half h) {
 #if defined(PYHAR_AVX512) || defined(PYHAR_AVX2)
     return _cvtsh_ss(h.word);
 #else
-    // Shift exponent and digits into place as if the biases were the same, then scale by their difference; the scaling
-    // makes normal numbers of subnormal ones. Infinity and NaN keep the largest exponent.
+    // Exponent and digits are shifted into place, and the difference of the biases is added; infinity and NaN keep the
+    // largest exponent. A subnormal number is a multiple of 2^-24.
     const std::uint32_t sign = static_cast<std::uint32_t>(h.word & 0x8000u) << 16;
     const std::uint32_t rest = static_cast<std::uint32_t>(h.word & 0x7fffu) << 13;
-    const float scaled = float_of(rest) * 5.192296858534828e33f;  // 2^112
-    const std::uint32_t word = rest >= 0x0f800000u ? rest | 0x7f800000u : word_of(scaled);
-    return float_of(word | sign);
+    const std::uint32_t normal = rest >= 0x0f800000u ? rest | 0x7f800000u : rest + 0x38000000u;
+    const float small = static_cast<float>(static_cast<std::int32_t>(h.word & 0x7fffu)) * 5.9604644775390625e-8f;
+    return float_of((rest < 0x00800000u ? word_of(small) : normal) | sign);
 #endif
 }
 

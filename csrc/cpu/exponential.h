@@ -9,13 +9,13 @@ namespace PYHAR_ISA {
 template <class T>
 struct Exponential;
 
-// 2^f = 1 + f * c(f) for |f| <= 1/2, c minimax for the relative error; below `lowest` 2^u rounds to 0.
+// 2^f = 1 + f * c(f) for |f| <= 1/2, c minimax for the relative error.
 template <>
 struct Exponential<float> {
     static constexpr float c[] = {0.69314721518455629792f,   0.24022652796561134048f,   0.055503101307290583452f,
                                   0.0096176910670893875222f, 0.0013406796844073023751f, 0.00015595103381378287047f};
     static constexpr float log2e = 1.44269504088896340736f;
-    static constexpr float lowest = -151.0f, shift = 12582912.0f;  // 1.5 * 2^23
+    static constexpr float shift = 12582912.0f;  // 1.5 * 2^23
     static constexpr int bias = 127, digits = 23;
 };
 
@@ -26,11 +26,12 @@ struct Exponential<double> {
                                    0.000015252727359086309572, 1.3215442498681450101e-6, 1.0180652953457735809e-7,
                                    7.0726057390316242774e-9,   4.0780542026249883323e-10};
     static constexpr double log2e = 1.44269504088896340736;
-    static constexpr double lowest = -1076.0, shift = 6755399441055744.0;  // 1.5 * 2^52
+    static constexpr double shift = 6755399441055744.0;  // 1.5 * 2^52
     static constexpr int bias = 1023, digits = 52;
 };
 
-// 2^u for u <= 0 within 2 units in the last place: exactly 1 at 0, 0 at minus infinity, NaN for NaN.
+// 2^u for u <= 0 within 2 units in the last place: exactly 1 at 0, 0 at minus infinity, NaN for NaN. Results too small
+// for a normal number are flushed to 0 (FlushSubnormals).
 template <class T>
 PYHAR_INLINE Vec<T> exp2_nonpositive(Vec<T> u) {
     using E = Exponential<T>;
@@ -52,17 +53,11 @@ PYHAR_INLINE Vec<T> exp2_nonpositive(Vec<T> u) {
         return _mm512_scalef_pd(power(f), u - f);
     }
 #else
-    u = larger<T>(splat<T>(E::lowest), u);
-    const Vec<T> shifted = u + splat<T>(E::shift);
-    const Vec<T> p = power(u - (shifted - splat<T>(E::shift)));
-    // 2^n in two factors, either of which is a normal number.
+    u = larger<T>(splat<T>(T(-E::bias)), u);
+    const Vec<T> shifted = u + splat<T>(E::shift);  // the whole number is its last digits
     using Integer = typename Simd<T>::Integer;
-    const IVec<T> whole = bits<T>(shifted) - bits<T>(splat<T>(E::shift));
-    const IVec<T> half = whole >> 1;
-    const IVec<T> rest = whole - half;
-    const Vec<T> first = from_bits<T>((half + Integer(E::bias)) << E::digits);
-    const Vec<T> second = from_bits<T>((rest + Integer(E::bias)) << E::digits);
-    return p * first * second;
+    const Vec<T> two_to_whole = from_bits<T>((bits<T>(shifted) + Integer(E::bias)) << E::digits);  // 0 for -bias
+    return power(u - (shifted - splat<T>(E::shift))) * two_to_whole;
 #endif
 }
 

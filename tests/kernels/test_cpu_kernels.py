@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -422,6 +423,27 @@ def test_what_cannot_be_served_is_explained() -> None:
     assert "meta" in (cpu.why_not(h, h.to("meta"), None, None) or "")
     assert "int64" in (cpu.why_not(h.long(), None, None, None) or "")
     assert "layout" in (cpu.why_not(h, h.to_sparse(), None, None) or "")
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="flushed on x86 alone, where it matters")
+@pytest.mark.parametrize("joints", [3, 64])
+def test_subnormal_numbers_are_flushed_within_kernels_alone(isa: str, joints: int) -> None:
+    """Sharp maps are full of them, and each takes longer than a hundred ordinary numbers."""
+    distance = torch.linspace(0, 15, 40)[:, None].square() + torch.linspace(0, 15, 30).square()
+    layout = {"memory_format": torch.channels_last} if joints > 3 else {}
+    h = (-distance / 2 + random((2, joints, 40, 30), torch.float32, 1, 0.1)).contiguous(**layout)
+    tiny = torch.finfo(torch.float32).smallest_normal
+    exact = h.double().flatten(2).softmax(-1)
+    assert ((exact > 0) & (exact < tiny / 2)).float().mean() > 0.05
+    probs = torch.empty_like(h)
+    cpu.softmax_forward(h, None, 1.0, torch.empty(2, joints, 2), probs)
+    assert ((probs == 0) | (probs >= tiny)).all()
+    torch.testing.assert_close(probs.flatten(2), exact.float(), rtol=1e-5, atol=tiny)
+    leaf = h.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(ops.soft_argmax(leaf, backend="cpu").sum(), leaf)
+    assert ((gradient == 0) | (gradient.abs() >= tiny)).all()
+    # What PyTorch then computes on the same threads.
+    assert (torch.full((1 << 20,), tiny) * 0.5).all()
 
 
 def test_empty_batch(isa: str) -> None:
