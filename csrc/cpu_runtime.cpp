@@ -7,11 +7,13 @@
 #include <vector>
 
 #include "cpu/features.h"
+#include "cpu/pages.h"
 #include "cpu/parallel.h"
 #include "cpu/problem.h"
 #include "cpu/scratch.h"
 
-#ifdef PYHAR_TILES_X86
+#ifdef __linux__
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -125,6 +127,32 @@ std::vector<const Kernels*> offered_kernels() {
 const Kernels& kernels() { return *in_use(); }
 
 void use_kernels(const std::string& name) { in_use() = named(name); }
+
+bool untouched(const Map& map, const Sizes& size, std::int64_t channels) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (!map) return false;
+    constexpr std::uintptr_t huge = std::uintptr_t{1} << 21;
+    const std::int64_t extent[4] = {size.batch, channels, size.rows, size.columns};
+    std::int64_t last = 0;
+    for (int i = 0; i < 4; ++i) {
+        if (extent[i] == 0) return false;
+        last += (extent[i] - 1) * map.stride[i];
+    }
+    const auto begin = reinterpret_cast<std::uintptr_t>(map.data);
+    const std::uintptr_t bytes = static_cast<std::uintptr_t>((last + 1) * size_of(map.type));
+    if (bytes < 2 * huge) return false;
+    static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    unsigned char given = 1;
+    void* const middle = reinterpret_cast<void*>((begin + bytes / 2) / page * page);
+    if (mincore(middle, 1, &given) != 0 || (given & 1u) != 0) return false;
+    const std::uintptr_t first = (begin + huge - 1) / huge * huge, end = (begin + bytes) / huge * huge;
+    madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);  // a wish: all is well without
+    return true;
+#else
+    (void)map, (void)size, (void)channels;
+    return false;
+#endif
+}
 
 Frame::Frame() : chunk_(stack.chunk), used_(stack.used) {}
 

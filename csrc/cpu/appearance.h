@@ -5,6 +5,7 @@
 // Either way the same sums are taken in the same order.
 #pragma once
 
+#include "cpu/pages.h"
 #include "cpu/pose.h"
 #include "cpu/products.h"
 
@@ -161,7 +162,8 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
     const bool through_features = static_cast<bool>(out.g_appearance);
     const bool s_wanted = through_features && (out.logits || out.beta != nullptr);
     // More than the caches of a few cores: it will be gone from them before anybody reads it.
-    const bool large = size.batch * channels * pixels * static_cast<std::int64_t>(sizeof(T)) >= std::int64_t{1} << 22;
+    const bool large = size.batch * channels * pixels * static_cast<std::int64_t>(sizeof(T)) >= std::int64_t{1} << 22 &&
+                       !untouched(out.features, size, channels);
     each_image<T>(size, s_wanted && out.features ? 2 : 1, [&](std::int64_t b, bool parallel) {
         Frame frame;
         const std::int64_t step = plane_memory<T>(pixels), joint_step = round_up<T>(joints);

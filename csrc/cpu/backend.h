@@ -56,11 +56,13 @@ void backward_of(const Problem& problem, const Gradients& out) {
 
 inline void forward(const Problem& problem, const ForwardOutputs& out) {
     const FlushSubnormals flush;
+    untouched(out.probs, problem.size, problem.size.joints);
     problem.wide ? forward_of<double>(problem, out) : forward_of<float>(problem, out);
 }
 
 inline void backward(const Problem& problem, const Gradients& out) {
     const FlushSubnormals flush;
+    for (const Map* map : {&out.logits, &out.depth}) untouched(*map, problem.size, problem.size.joints);
     problem.wide ? backward_of<double>(problem, out) : backward_of<float>(problem, out);
 }
 

@@ -182,8 +182,6 @@ inline void store_row_of<Half, float>(Half* PYHAR_RESTRICT to, std::int64_t step
 }
 #endif
 
-constexpr std::int64_t size_of(Type type) { return type == Type::f64 ? 8 : type == Type::f32 ? 4 : 2; }
-
 template <class T>
 constexpr Type type_of = sizeof(T) == 8 ? Type::f64 : Type::f32;
 

@@ -11,6 +11,8 @@ namespace pyhar {
 
 enum class Type : int { f16, bf16, f32, f64 };
 
+constexpr std::int64_t size_of(Type type) { return type == Type::f64 ? 8 : type == Type::f32 ? 4 : 2; }
+
 // A tensor (batch, channel, row, column) anywhere in memory, strides in elements; absent if data is null.
 struct Map {
     void* data = nullptr;

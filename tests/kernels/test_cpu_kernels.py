@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ UNITS_ALONE = ("avx512_bf16", "avx512_vnni", "avx2_vnni")
 ISAS = [] if NATIVE is None else [isa for isa in NATIVE.cpu_isas() if isa not in UNITS_ALONE]
 pytestmark = pytest.mark.skipif(NATIVE is None, reason=f"native module missing: {native.why_missing()}")
 NAN = float("nan")
+PRIVATE = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
 
 
 @pytest.fixture(params=ISAS)
@@ -444,6 +447,45 @@ def test_subnormal_numbers_are_flushed_within_kernels_alone(isa: str, joints: in
     assert ((gradient == 0) | (gradient.abs() >= tiny)).all()
     # What PyTorch then computes on the same threads.
     assert (torch.full((1 << 20,), tiny) * 0.5).all()
+
+
+def huge_pages(address: int, size: int) -> int:
+    """Return the bytes in huge pages of the mappings that `size` bytes at an address lie in."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) < address + size and address < int(found[2], 16)
+        elif inside and line.startswith("AnonHugePages:"):
+            total += int(line.split()[1]) << 10
+    return total
+
+
+def huge_pages_are_to_be_had() -> bool:
+    if not Path("/proc/self/smaps").exists() or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return False
+    with mmap.mmap(-1, 1 << 24, flags=PRIVATE) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        values = torch.frombuffer(memory, dtype=torch.uint8).fill_(1)
+        found = huge_pages(values.data_ptr(), 1 << 24) > 0
+        del values
+    return found
+
+
+@pytest.mark.skipif(not huge_pages_are_to_be_had(), reason="the system gives no huge pages")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_new_memory_gets_huge_pages_and_the_same_numbers(isa: str, dtype: torch.dtype) -> None:
+    h, f = random((8, 5, 64, 64), torch.float32, 1), random((8, 130, 64, 64), torch.float32, 2).to(dtype)
+    g = upstream_for(8, 5, 130, True, torch.float32, dtype)
+    stats, xy, z = torch.zeros(8, 5, 2), torch.zeros(8, 5, 2), torch.zeros(8, 5)
+    shared = (h, f, None, None, 1.0, (63.0, 0.0, 63.0, 0.0), False, stats)
+    cpu.decode_forward(*shared, xy, None, None, torch.empty(8, 5, 130, dtype=dtype))
+    with mmap.mmap(-1, f.nbytes, flags=PRIVATE) as memory:
+        new, old = torch.frombuffer(memory, dtype=dtype).view_as(f), torch.zeros_like(f)
+        for d_features in (new, old):
+            cpu.decode_backward(*shared, xy, z, g["xy"], None, None, g["appearance"], None, d_features, None, None)
+        assert huge_pages(new.data_ptr(), new.nbytes) > 0
+        assert torch.equal(new, old)
+        del new, d_features
 
 
 def test_empty_batch(isa: str) -> None:
