@@ -99,7 +99,7 @@ void appearance_forward(const Pose<T>& pose, const ForwardOutputs& out) {
     const bool by_pixel = rows_are_pixels<T>(problem);
     const std::int64_t pixels = size.pixels(), joints = size.joints;
     const bool planar = is_planar<T>(problem.logits, size) && is_planar<T>(problem.depth, size);
-    each_image<T>(size, 1, [&](std::int64_t b, bool parallel) {
+    each_image<T>(size, 2, [&](std::int64_t b, bool parallel) {
         Frame frame;
         const ImageMemory<T> memory(size);
         each_group(pose, b, b + 1, pose.together(planar), parallel, forward_work,
@@ -164,7 +164,7 @@ void appearance_backward(const Pose<T>& pose, const Gradients& out) {
     // More than the caches of a few cores: it will be gone from them before anybody reads it.
     const bool large = size.batch * channels * pixels * static_cast<std::int64_t>(sizeof(T)) >= std::int64_t{1} << 22 &&
                        !untouched(out.features, size, channels);
-    each_image<T>(size, s_wanted && out.features ? 2 : 1, [&](std::int64_t b, bool parallel) {
+    each_image<T>(size, s_wanted && out.features ? 4 : 2, [&](std::int64_t b, bool parallel) {
         Frame frame;
         const std::int64_t step = plane_memory<T>(pixels), joint_step = round_up<T>(joints);
         const std::int64_t channel_step = round_up<T>(channels) + lanes<T>;
