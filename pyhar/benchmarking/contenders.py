@@ -35,9 +35,9 @@ def contenders(model: SPNet, dtype: torch.dtype, compile_mode: CompileMode) -> d
         plain = copy.deepcopy(model).to(dtype).to(memory_format=layout)  # type: ignore[call-overload]
         calls["PyTorch" + suffix] = _in_type(plain, dtype)
         if compile_mode != "no":
-            mode = None if compile_mode == "default" else compile_mode
+            mode, of_mode = (None, "") if compile_mode == "default" else (compile_mode, f", {compile_mode}")
             compiled = torch.compile(plain, mode=mode, dynamic=False)
-            calls["torch.compile" + suffix] = _in_type(compiled, dtype)
+            calls["torch.compile" + of_mode + suffix] = _in_type(compiled, dtype)
     return calls
 
 

@@ -85,7 +85,7 @@ def show(case: Case, rows: Sequence[Row]) -> None:
         "error",
         "speedup",
     ):
-        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+        table.add_column(column, justify="left" if not column else "right", no_wrap=bool(column))
     for row in rows:
         if row.median_ms is None or row.frames_per_second is None:
             table.add_row(row.implementation, *[""] * 6, f"{row.error:.1e}", "WRONG")
