@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from pyhar import __version__
 from pyhar.errors import UserError, unknown_name
+from pyhar.files import NO_ROOM
 
 # An idle OpenMP thread spins for work for milliseconds before it sleeps, and so starves what shares the cores with it:
 # processes that load data, threads that decode and draw video. One that sleeps at once wakes too late. This is some ten
@@ -51,7 +52,9 @@ def run(main: Callable[[list[str] | None], int], argv: Sequence[str] | None = No
         return 141
     except OSError as error:
         if error.filename is None:
-            raise
+            if error.errno not in NO_ROOM:
+                raise
+            return _complain(f"a file cannot be written: {error.strerror}")
         return _complain(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -166,6 +166,8 @@ def predict(config: PredictConfig, source: Source | None = None) -> Summary:
 
     if config.box is not None and config.boxes is not None:
         raise UserError("--box and --boxes exclude each other: give one of them")
+    if config.action_every < 1:
+        raise UserError(f"--action-every must be at least 1, not {config.action_every}")
     if config.max_frames is not None and config.max_frames < 1:
         raise UserError(f"--max-frames must be at least 1, not {config.max_frames}")
     boxes = read_boxes(config.boxes) if config.boxes is not None else None
@@ -175,6 +177,8 @@ def predict(config: PredictConfig, source: Source | None = None) -> Summary:
     pictures = source.fps is None
     if config.stream and pictures and not config.sequence:
         raise UserError("--stream is for consecutive frames: add --sequence if these pictures are")
+    if config.action_every > 1 and not config.stream and not source.live:
+        raise UserError("--action-every is for streams: add --stream")
     model = config.model if config.model is not None else newest_run()
     keep_large_blocks()
     predictor = make_predictor(config, model, stream=config.stream or source.live)

@@ -15,7 +15,7 @@ import torch
 from pyhar.data.layouts import LAYOUTS
 from pyhar.data.sample import DEPTH_RANGE_MM
 from pyhar.errors import UserError
-from pyhar.files import atomic
+from pyhar.files import write_bytes
 from pyhar.models.config import SPNetConfig
 from pyhar.models.spnet import SPNet
 
@@ -47,12 +47,11 @@ class ModelMeta:
 
 def save_model(path: str | os.PathLike[str], model: SPNet, meta: ModelMeta) -> None:
     """Write weights, configuration and `meta` to one file; atomic: a reader sees the old file or the whole new one."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     header = {"pyhar": json.dumps({"config": model.config.to_dict(), "meta": dataclasses.asdict(meta)})}
-    with atomic(path) as temporary:
-        save_file(state, temporary, metadata=header)
+    write_bytes(path, save(state, metadata=header))
 
 
 def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> tuple[SPNet, ModelMeta]:

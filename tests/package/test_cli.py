@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import subprocess
 import sys
@@ -55,6 +56,11 @@ def test_every_subcommand_answers_help_under_its_name(name: str, capsys: pytest.
         (UserError("no such thing: look there"), 2, "error: no such thing: look there\n"),
         (FileNotFoundError(2, "No such file or directory", "a.mp4"), 2, "error: a.mp4: No such file or directory\n"),
         (PermissionError(13, "Permission denied", "runs"), 2, "error: runs: Permission denied\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            2,
+            "error: a file cannot be written: No space left on device\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
