@@ -77,11 +77,17 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu")
         raise UserError(f"{file} is not a whole safetensors file ({error}); write it again") from error
     if header is None:
         raise UserError(f"{file} carries no pyhar configuration: it was written by another program")
-    content: dict[str, Any] = json.loads(header)
+    try:
+        content: dict[str, Any] = json.loads(header)
+        config, meta = SPNetConfig.from_dict(content["config"]), ModelMeta(**content["meta"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"the header of {file} cannot be read ({error}): it is damaged, or was written by another version of pyhar"
+        ) from error
     with torch.device("meta"):
-        model = SPNet(SPNetConfig.from_dict(content["config"]))
+        model = SPNet(config)
     load_weights(model, state, str(file), assign=True)
-    return model.to(device).eval(), ModelMeta(**content["meta"])
+    return model.to(device).eval(), meta
 
 
 def load_weights(model: SPNet, state: dict[str, torch.Tensor], source: str, *, assign: bool = False) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import h5py
@@ -50,6 +51,18 @@ def test_unusable_model_files(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="carries no pyhar configuration"):
         load_model(tmp_path / "other.safetensors")
+    meta = {"layout": "pa16", "joints": ["a"] * 16}
+    for header in (
+        "no JSON",
+        "[]",
+        json.dumps({"config": {}}),
+        json.dumps({"config": {"new field": 1}, "meta": meta}),
+        json.dumps({"config": {"growth": "8"}, "meta": meta}),
+        json.dumps({"config": {}, "meta": meta | {"new field": 1}}),
+    ):
+        save_file({"a": torch.zeros(1)}, tmp_path / "new.safetensors", metadata={"pyhar": header})
+        with pytest.raises(UserError, match=r"header of .*new\.safetensors cannot be read .*another version of pyhar"):
+            load_model(tmp_path / "new.safetensors")
     model = SPNet(TINY)
     model.config = dataclasses.replace(TINY, growth=16)
     save_model(tmp_path / "wrong.safetensors", model, ModelMeta.default(TINY))
