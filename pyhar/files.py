@@ -15,6 +15,16 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a write raises, without a file name, where the disk is full."""
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """What to ask before long work: raises UserError unless `path` is a folder to write to, or can become one."""
+    whole = Path(path).absolute()
+    nearest = next(place for place in (whole, *whole.parents) if place.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{nearest} is not a folder: name another place for the results")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"folder {nearest} cannot be written to: name another place for the results")
+
+
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path to write to; it becomes `path` if the block succeeds and is removed if it raises.

@@ -65,6 +65,14 @@ def test_a_folder_is_refused_before_anything_is_computed(tmp_path: Path) -> None
         pytest.fail("the block ran")
 
 
+def test_where_results_can_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.check_folder(tmp_path / "new" / "folder")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(files.os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(UserError, match=f"folder {tmp_path} cannot be written to: name another place"):
+        files.check_folder(tmp_path / "new" / "folder")
+
+
 def test_a_folder_that_takes_no_files_is_said_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / ".a.txt.x1y2.txt"))
