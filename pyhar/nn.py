@@ -221,8 +221,8 @@ def _inverse(temperature: float | Tensor, maps: Tensor) -> float | Tensor:
     return 1.0 / temperature
 
 
-def _check_temperature(temperature: float) -> None:
+def _check_temperature(temperature: Any) -> None:
     if isinstance(temperature, bool) or not isinstance(temperature, numbers.Real):
         raise TypeError(f"temperature: expected a number, got {type(temperature).__name__}")
-    if not temperature > 0:
+    if not float(temperature) > 0:
         raise ValueError(f"temperature: expected a positive number, got {temperature}")

@@ -34,9 +34,10 @@ def depthwise_conv(x: Tensor, weight: Tensor, *, backend: str | None = None) -> 
         UserError: the backend asked for cannot serve the call.
     """
     check_maps("x", x, "C")
-    if not isinstance(weight, Tensor) or weight.dtype not in FLOATING:
-        found = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
-        raise TypeError(f"weight: expected a floating-point tensor (C, 1, k, k), got {found}")
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight: expected a tensor (C, 1, k, k), got {type(weight).__name__}")
+    if weight.dtype not in FLOATING:
+        raise TypeError(f"weight: expected a floating-point tensor (C, 1, k, k), got {weight.dtype}")
     k = weight.shape[-1] if weight.dim() == 4 else 0
     if weight.shape != (x.shape[1], 1, k, k) or k % 2 == 0:
         raise ValueError(f"weight: expected shape ({x.shape[1]}, 1, k, k) with odd k, got {tuple(weight.shape)}")

@@ -198,8 +198,8 @@ def _needs_eager(compiling: bool) -> str | None:
 # Probes look for packages and devices, which torch.compile cannot trace: it takes the answer as it is (and compiles
 # anew for other transforms). This is what torch.compiler.assume_constant_result does, which would import the whole
 # compiler.
-for _function in (_unusable, _needs_eager):
-    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_unusable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_needs_eager._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check_name(backend: str, kind: str = "backend") -> None:

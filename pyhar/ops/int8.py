@@ -36,9 +36,10 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
         TypeError: the weight is not floating-point.
         ValueError: it has another number of dimensions, or none of one but the outputs, or holds NaN or an infinity.
     """
-    if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        found = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
-        raise TypeError(f"weight: expected a floating type, got {found}")
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight: expected a tensor, got {type(weight).__name__}")
+    if not weight.is_floating_point():
+        raise TypeError(f"weight: expected a floating type, got {weight.dtype}")
     if weight.ndim != 4 or 0 in weight.shape[1:]:
         raise ValueError(f"weight: expected shape (O, C, k, k), got {tuple(weight.shape)}")
     if not bool(weight.isfinite().all()):

@@ -21,6 +21,8 @@ have no derivatives: where a gradient is wanted plain PyTorch serves.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -225,7 +227,7 @@ def _shape(name: str, weight: Tensor) -> tuple[int, ...]:
     return weight.shape
 
 
-def _check_stride(stride: tuple[int, int]) -> None:
+def _check_stride(stride: Any) -> None:
     if not isinstance(stride, tuple | list) or len(stride) != 2 or not all(isinstance(step, int) for step in stride):
         raise TypeError(f"stride: expected two whole numbers, rows and columns, got {stride!r}")
     if min(stride) < 1:
@@ -280,7 +282,7 @@ def _run(operator: str, backend: str | None, scales: Scales, skips: Skips, *unit
     return served
 
 
-def _check_skips(x: Tensor, channels: int, skips: Skips) -> None:
+def _check_skips(x: Tensor, channels: int, skips: Any) -> None:
     if not isinstance(skips, tuple | list) or not all(isinstance(skip, Tensor) for skip in skips):
         raise TypeError(f"skips: expected a tuple of maps, got {type(skips).__name__}")
     if len(skips) > 2:

@@ -160,7 +160,7 @@ def test_autocast_takes_maps_in_its_type() -> None:
         (torch.ones(8, 1, 2, 2), ValueError, r"weight: expected shape \(8, 1, k, k\) with odd k"),
         (torch.ones(7, 1, 3, 3), ValueError, "weight: expected shape"),
         (torch.ones(8, 1, 3, 3, dtype=torch.int32), TypeError, "weight: expected a floating-point tensor"),
-        (None, TypeError, r"weight: expected a floating-point tensor \(C, 1, k, k\), got NoneType"),
+        (None, TypeError, r"weight: expected a tensor \(C, 1, k, k\), got NoneType"),
     ],
 )
 def test_wrong_weights_are_named(weight: Tensor, error: type[Exception], message: str) -> None:

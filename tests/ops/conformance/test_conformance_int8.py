@@ -239,7 +239,7 @@ def test_quantise_halves_a_step_at_most() -> None:
     ("weight", "error", "message"),
     [
         (torch.ones(2, 3, 1, 1, dtype=torch.int8), TypeError, "weight: expected a floating type"),
-        ([1.0], TypeError, "weight: expected a floating type, got list"),
+        ([1.0], TypeError, "weight: expected a tensor, got list"),
         (torch.ones(2, 0, 1, 1), ValueError, r"weight: expected shape \(O, C, k, k\), got \(2, 0, 1, 1\)"),
         (torch.ones(2, 3), ValueError, r"weight: expected shape \(O, C, k, k\), got \(2, 3\)"),
         (torch.full((2, 3, 1, 1), float("nan")), ValueError, "weight: holds NaN"),
