@@ -74,6 +74,23 @@ def test_mistakes_and_interrupts_become_one_line_and_a_status(
     assert capsys.readouterr().err == message
 
 
+def test_a_termination_cleans_up(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from pyhar import cli, files
+
+def main(argv):
+    with files.atomic({str(tmp_path / "file")!r}):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return 0
+
+raise SystemExit(cli.run(main, []))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (143, "interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("error", [ValueError("a fault"), OSError("no file named")])
 def test_faults_of_the_program_keep_their_traceback(error: Exception) -> None:
     def main(argv: list[str] | None = None) -> int:
