@@ -55,7 +55,8 @@ def save_model(path: str | os.PathLike[str], model: SPNet, meta: ModelMeta) -> N
 
 
 def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> tuple[SPNet, ModelMeta]:
-    """Read a model file, or the one in a run directory; the network comes in eval mode on `device`.
+    """Read a model file, or the one in a run directory; the network comes in eval mode on `device`, in float32 whatever
+    type its weights are kept in.
 
     Raises UserError if the file is missing, is not one of ours, or its weights do not fit its configuration.
     """
@@ -87,7 +88,7 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu")
     with torch.device("meta"):
         model = SPNet(config)
     load_weights(model, state, str(file), assign=True)
-    return model.to(device).eval(), meta
+    return model.to(device, torch.float32).eval(), meta
 
 
 def load_weights(model: SPNet, state: dict[str, torch.Tensor], source: str, *, assign: bool = False) -> None:

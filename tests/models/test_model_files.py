@@ -40,6 +40,15 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_in_other_types_make_a_float32_network(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = SPNet(TINY).eval().to(dtype)
+    save_model(tmp_path / "model.safetensors", model, ModelMeta.default(TINY))
+    loaded, _ = load_model(tmp_path)
+    frames = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(loaded(frames).poses, model.float()(frames).poses, rtol=0, atol=0)
+
+
 def test_unusable_model_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no model at .*train one"):
         load_model(tmp_path)
