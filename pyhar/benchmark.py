@@ -11,6 +11,7 @@ import tyro
 
 from pyhar import cli
 from pyhar.errors import UserError
+from pyhar.files import check_folder
 
 if TYPE_CHECKING:
     from pyhar.benchmarking.run import Row
@@ -52,7 +53,7 @@ class BenchmarkConfig:
 
 def main(argv: list[str] | None = None) -> int:
     """Read the command line and measure; 1 if an answer of the deployed network was wrong, else 0."""
-    rows = run(tyro.cli(BenchmarkConfig, prog="pyhar benchmark", args=argv, config=(tyro.conf.FlagCreatePairsOff,)))
+    rows = run(tyro.cli(BenchmarkConfig, prog="pyhar benchmark", args=argv))
     from pyhar.benchmarking.contenders import OURS
 
     return int(any(row.implementation == OURS and not row.right for row in rows))
@@ -75,6 +76,7 @@ def run(config: BenchmarkConfig) -> list[Row]:
     if config.seconds <= 0:
         raise UserError(f"--seconds must be more than 0, not {config.seconds:g}")
     device = choose_device(config.device)
+    check_folder(config.output)
     keep_large_blocks()
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from pyhar import __version__
 from pyhar.errors import UserError, unknown_name
+from pyhar.files import NO_ROOM
 
 # An idle OpenMP thread spins for work for milliseconds before it sleeps, and so starves what shares the cores with it:
 # processes that load data, threads that decode and draw video. One that sleeps at once wakes too late. This is some ten
@@ -36,9 +39,11 @@ def run(main: Callable[[list[str] | None], int], argv: Sequence[str] | None = No
     """Call a subcommand's `main(argv)` (None: the process's own arguments) and return the exit status.
 
     A mistake the user can mend, a file that cannot be read or written included, is printed as one line `error: ...`
-    and gives 2. An interrupt gives 130 and a reader that went away (`pyhar info | head`) 141, as a shell would say.
-    Anything else is a fault of the program and keeps its traceback.
+    and gives 2. An interrupt gives 130, SIGTERM 143 and a reader that went away (`pyhar info | head`) 141, as a shell
+    would say. Anything else is a fault of the program and keeps its traceback.
     """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)  # so that half-written files are removed
     try:
         status = main(None if argv is None else list(argv))
         sys.stdout.flush()
@@ -51,11 +56,21 @@ def run(main: Callable[[list[str] | None], int], argv: Sequence[str] | None = No
         return 141
     except OSError as error:
         if error.filename is None:
-            raise
+            if error.errno not in NO_ROOM:
+                raise
+            return _complain(f"a file cannot be written: {error.strerror}")
         return _complain(f"{error.filename}: {error.strerror}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, _Terminated) else 130
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM has come."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
 
 
 def main(argv: list[str] | None = None) -> int:

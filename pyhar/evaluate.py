@@ -13,6 +13,7 @@ import tyro
 
 from pyhar import cli
 from pyhar.errors import UserError
+from pyhar.files import check_folder
 
 if TYPE_CHECKING:
     from pyhar.evaluation.results import Evaluation
@@ -71,7 +72,7 @@ class EvaluateConfig:
 
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, evaluate, and return 0. Raises UserError for what the user can mend."""
-    run(tyro.cli(EvaluateConfig, prog="pyhar evaluate", args=argv, config=(tyro.conf.FlagCreatePairsOff,)))
+    run(tyro.cli(EvaluateConfig, prog="pyhar evaluate", args=argv))
     return 0
 
 
@@ -108,6 +109,7 @@ def run(config: EvaluateConfig) -> Evaluation:
         actions = []
     folder = config.model if is_run else Path("evaluations") / config.model.stem
     folder = Path(config.output) if config.output else folder / (config.data or "")
+    check_folder(folder)
 
     result = _judge(config, model, meta, poses[0], actions[0] if actions else None, folder, speed=config.speed)
     for name in dict.fromkeys([*poses[1:], *actions[1:]]):

@@ -48,7 +48,7 @@ class ExportConfig:
 
 def main(argv: list[str] | None = None) -> int:
     """Read the command line, export, and return 0. Raises UserError for what the user can mend."""
-    config = tyro.cli(ExportConfig, prog="pyhar export", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    config = tyro.cli(ExportConfig, prog="pyhar export", args=argv)
     print(export(config))
     return 0
 

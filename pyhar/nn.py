@@ -10,6 +10,7 @@ maps are computed and returned in float32.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from pyhar import ops
 from pyhar.ops.grid import check_grid
-from pyhar.ops.validation import check_confidence
+from pyhar.ops.validation import check_confidence, check_maps
 
 
 class _MapModule(nn.Module):
@@ -121,6 +122,7 @@ def spatial_soft_argmax2d(
     Raises:
         TypeError, ValueError: `input` or `temperature` is of the wrong kind, or the temperature is not positive.
     """
+    check_maps("input", input, "N")
     beta = 1.0 if temperature is None else _inverse(temperature, input)
     return ops.soft_argmax(input, beta=beta, grid="ndc_corners" if normalized_coordinates else "pixels")
 
@@ -155,8 +157,8 @@ class SpatialSoftmaxKeypoints(nn.Module):
         learnable_temperature: whether the temperature is a parameter.
 
     Raises:
-        ValueError: `input_shape` is not three sizes, or the temperature is not positive; on a call, the features have
-            not C channels.
+        TypeError, ValueError: `input_shape` is not three sizes, `num_kp` is less than 1, or the temperature is not a
+            positive number; on a call, the features have not C channels.
     """
 
     temperature: Tensor
@@ -169,10 +171,11 @@ class SpatialSoftmaxKeypoints(nn.Module):
         learnable_temperature: bool = False,
     ) -> None:
         super().__init__()
-        if len(input_shape) != 3:
-            raise ValueError(f"input_shape: expected (C, H, W), got {tuple(input_shape)}")
-        if not temperature > 0:
-            raise ValueError(f"temperature: expected a positive number, got {temperature}")
+        if isinstance(input_shape, int) or len(input_shape) != 3:
+            raise ValueError(f"input_shape: expected (C, H, W), got {input_shape}")
+        if num_kp is not None and num_kp < 1:
+            raise ValueError(f"num_kp: expected 1 or more, or None for one of each channel, got {num_kp}")
+        _check_temperature(temperature)
         self.input_shape = tuple(input_shape)
         channels = self.input_shape[0]
         self.num_kp = channels if num_kp is None else num_kp
@@ -189,6 +192,7 @@ class SpatialSoftmaxKeypoints(nn.Module):
         return [self.num_kp, 2]
 
     def forward(self, features: Tensor) -> Tensor:
+        check_maps("features", features, "C")
         if features.shape[1] != self.input_shape[0]:
             raise ValueError(f"features: expected (B, {self.input_shape[0]}, H, W), got {tuple(features.shape)}")
         if self.nets is not None:
@@ -213,6 +217,12 @@ def _inverse(temperature: float | Tensor, maps: Tensor) -> float | Tensor:
             raise ValueError(f"temperature: expected one element, got shape {tuple(temperature.shape)}")
         wide = torch.promote_types(temperature.dtype, torch.float32)
         return temperature.to(maps.device, wide).reshape(()).reciprocal()
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected a positive number, got {temperature}")
+    _check_temperature(temperature)
     return 1.0 / temperature
+
+
+def _check_temperature(temperature: Any) -> None:
+    if isinstance(temperature, bool) or not isinstance(temperature, numbers.Real):
+        raise TypeError(f"temperature: expected a number, got {type(temperature).__name__}")
+    if not float(temperature) > 0:
+        raise ValueError(f"temperature: expected a positive number, got {temperature}")

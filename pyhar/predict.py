@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 _LATENCIES = 100_000
 """So many frames' latencies are remembered for the summary."""
-_INTERRUPTED = 130
-"""The exit status of a file's prediction that Ctrl-C cut short, as a shell would say."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     summary = predict(config)
     for line in summary.lines:
         print(line)
-    return _INTERRUPTED if summary.cut_short else 0
+    return 128 + summary.cut_short if summary.cut_short else 0  # as a shell would say
 
 
 class Tally:
@@ -143,8 +141,8 @@ class Summary:
 
     lines: list[str]
     """In words."""
-    cut_short: bool
-    """Whether an interrupt ended a source that ends by itself."""
+    cut_short: int
+    """The number of the signal that ended a source that ends by itself, or 0."""
     tally: Tally
     dropped: int
     """Frames of a live source that newer ones replaced."""
@@ -154,8 +152,8 @@ def predict(config: PredictConfig, source: Source | None = None) -> Summary:
     """Carry out a prediction. source: what to read if not what `config` names. Raises UserError, and then removes what
     is not whole.
 
-    Reading, cropping, the network, drawing and encoding run side by side. A first interrupt (Ctrl-C) ends the reading,
-    and what was read until then is predicted and written; a second one gives up.
+    Reading, cropping, the network, drawing and encoding run side by side. A first interrupt (Ctrl-C, SIGTERM) ends the
+    reading, and what was read until then is predicted and written; a second one gives up.
     """
     from tqdm import tqdm
 
@@ -166,6 +164,8 @@ def predict(config: PredictConfig, source: Source | None = None) -> Summary:
 
     if config.box is not None and config.boxes is not None:
         raise UserError("--box and --boxes exclude each other: give one of them")
+    if config.action_every < 1:
+        raise UserError(f"--action-every must be at least 1, not {config.action_every}")
     if config.max_frames is not None and config.max_frames < 1:
         raise UserError(f"--max-frames must be at least 1, not {config.max_frames}")
     boxes = read_boxes(config.boxes) if config.boxes is not None else None
@@ -175,6 +175,8 @@ def predict(config: PredictConfig, source: Source | None = None) -> Summary:
     pictures = source.fps is None
     if config.stream and pictures and not config.sequence:
         raise UserError("--stream is for consecutive frames: add --sequence if these pictures are")
+    if config.action_every > 1 and not config.stream and not source.live:
+        raise UserError("--action-every is for streams: add --stream")
     model = config.model if config.model is not None else newest_run()
     keep_large_blocks()
     predictor = make_predictor(config, model, stream=config.stream or source.live)
@@ -224,10 +226,10 @@ def predict(config: PredictConfig, source: Source | None = None) -> Summary:
     summary.append(f"wrote {json_path}" + ("" if config.no_video else f" and {picture_path}"))
     dropped = newest.dropped if newest is not None else 0
     notes = notes_on(config, source, predictor, tally, dropped)
-    if interrupted.is_set():
+    if interrupted:
         notes.insert(0, f"interrupted after {tally.count} frames; they are written")
     lines = summary + [f"note: {note}" for note in notes]
-    return Summary(lines, interrupted.is_set() and not source.live, tally, dropped)
+    return Summary(lines, 0 if source.live or not interrupted else interrupted[0], tally, dropped)
 
 
 def make_predictor(config: PredictConfig, model: Path, *, stream: bool) -> Predictor:
@@ -323,26 +325,29 @@ def _statistics(seconds: Iterable[float]) -> str:
 
 
 @contextmanager
-def _stopped_by_interrupt(source: Source, newest: Ahead[Any] | None) -> Iterator[threading.Event]:
-    """Let Ctrl-C end the source, and give whether it did; a second one interrupts."""
-    interrupted = threading.Event()
+def _stopped_by_interrupt(source: Source, newest: Ahead[Any] | None) -> Iterator[list[int]]:
+    """Let Ctrl-C or SIGTERM end the source, and give its number once it has come; a second one interrupts."""
+    interrupted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield interrupted
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
+        interrupted.append(number)
         source.stop()
         if newest is not None:  # a camera that hangs does not notice
             newest.stop()
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    signal.signal(signal.SIGINT, stop)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupted
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 @contextmanager

@@ -164,7 +164,7 @@ class Action(Layer):
         scale1, shift1 = fold(action.norm1)
         scale2, shift2 = fold(action.norm2)
         self.hold(
-            pose_convs=torch.cat([_widened(kernel, 5) for kernel in kernels]),
+            pose_convs=torch.cat([_widened(kernel, 5) for kernel in kernels]).float(),
             appearance_conv=action.appearance_conv.weight.to(dtype),
             scale1=scale1,
             shift1=shift1,

@@ -49,6 +49,13 @@ class Graphs:
         self._pool: Any = None
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy captures its own."""
+        return {"why_not": self.why_not, "_on_cpu": self._on_cpu}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state | {"_captured": OrderedDict(), "_pool": None, "_lock": threading.Lock()}
+
     def run(self, name: str, function: Callable[..., Result], *inputs: Tensor) -> Result:
         """`function(*inputs)`; the result, a tree of tensors, depends on nothing else and is the caller's to keep.
 

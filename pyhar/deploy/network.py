@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -35,8 +35,10 @@ def deploy(
     and all else is bfloat16 where the CPU multiplies that too, else float32. Coordinates, depth, confidence and scores
     are float32 always. device: where it runs; None: where the model is. graph: keep the calls that the network makes
     for each shape of input and repeat them, on a CUDA device as a CUDA graph; of several threads one computes at a time
-    then. Raises UserError on another dtype, and where int8 cannot be served.
+    then. Raises UserError on another dtype, where int8 cannot be served, and of a network that is deployed already.
     """
+    if not isinstance(model, SPNet):
+        raise UserError(f"only an SPNet can be deployed, not a {type(model).__name__}: keep the one it was made of")
     if dtype not in DTYPES.values():
         raise UserError(f"cannot deploy in {dtype}: use float32, bfloat16, float16 or int8")
     where = next(model.parameters()).device if device is None else torch.device(device)
@@ -136,7 +138,8 @@ class DeployedParts(TwoPartNetwork):
 class DeployedSPNet(nn.Module):
     """What `deploy` makes: takes and gives what an `SPNet` does, without gradients.
 
-    Weights are constants: who changes one in place has the calls recorded anew by `graphs.clear()`.
+    Weights are constants: who changes one in place has the calls recorded anew by `graphs.clear()`. It can be copied,
+    pickled and moved to another device, but keeps its type.
     """
 
     def __init__(self, model: SPNet, dtype: torch.dtype, device: torch.device, *, graph: bool = True) -> None:
@@ -163,9 +166,11 @@ class DeployedSPNet(nn.Module):
         self.graphs.clear()
         return super().load_state_dict(*args, **options)
 
-    def _apply(self, *args: Any, **options: Any) -> DeployedSPNet:
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **options: Any) -> DeployedSPNet:
+        if any(fn(torch.empty(0, dtype=kind)).dtype != kind for kind in {buffer.dtype for buffer in self.buffers()}):
+            raise UserError("a deployed network keeps its type: deploy the SPNet that it was made of in another one")
         self.graphs.clear()
-        super()._apply(*args, **options)
+        super()._apply(fn, *args, **options)
         return self
 
     @torch.inference_mode()

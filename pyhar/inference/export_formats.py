@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import io
 import json
 import logging
 import re
@@ -104,8 +105,10 @@ def _write_torch(program: Program, path: Path) -> None:
     description = json.dumps(program.description, indent=2, ensure_ascii=False)
     exported = copy.copy(program.exported)
     exported.example_inputs = None  # the frames it was traced with
-    with _silence(), path.open("wb") as file:
-        torch.export.save(exported, file, extra_files={DESCRIPTION_FILE: description})
+    content = io.BytesIO()  # written to a full disk directly, it aborts the process
+    with _silence():
+        torch.export.save(exported, content, extra_files={DESCRIPTION_FILE: description})
+    path.write_bytes(content.getbuffer())
 
 
 def _load_torch(path: Path) -> Run:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyhar.data.frames import is_cut_off
+from pyhar.data.parsing import read_video_header
 from pyhar.errors import UserError
 from pyhar.files import atomic
 
@@ -178,18 +179,21 @@ class VideoSource:
 
     def __iter__(self) -> Iterator[Frame]:
         count = failures = 0
-        start = time.monotonic()
+        time_s = first_s = start = 0.0
         try:
             while not self._stopped:
                 with _QUIET:
                     ok, bgr = self._capture.read()
                 if ok:
                     failures = 0
-                    yield Frame(
-                        cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False),
-                        count,
-                        time.monotonic() - start if self.live else count / self.fps,
-                    )
+                    stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                    if count == 0:
+                        first_s, start = stamp, time.monotonic()
+                    elif self.live:
+                        time_s = time.monotonic() - start
+                    else:  # files without time stamps repeat one
+                        time_s = stamp - first_s if stamp - first_s > time_s else time_s + 1 / self.fps
+                    yield Frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False), count, time_s)
                     count += 1
                 elif self.length is not None and count < self.length and failures < _MAX_DAMAGED_FRAMES:
                     failures += 1  # decoding often goes on behind a damaged frame
@@ -206,11 +210,22 @@ class VideoSource:
             )
         if self.live and not self._stopped:
             self.notes.append(f"{self.name} gave no more pictures after {count} frames: was it unplugged?")
-        if self.length is not None and count != self.length and not self._stopped:
+        if not self._stopped and self._is_short(count, time_s):
             self.notes.append(
                 f"{self.path}: {count} frames decoded where the header announces {self.length}; "
                 "the rest is damaged or missing"
             )
+
+    def _is_short(self, count: int, last_s: float) -> bool:
+        """Whether frames are missing. Where a file does not store their number, OpenCV announces its duration times its
+        frame rate, which is too many if the rate varies."""
+        if self.path is None or self.length is None or count >= self.length:
+            return False
+        try:
+            stored = read_video_header(self.path).frames
+        except UserError:
+            return True
+        return count < stored if stored else last_s + 1.5 / self.fps < self.length / self.fps
 
     def origin(self, frame: Frame) -> Path | None:
         return self.path

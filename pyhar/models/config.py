@@ -72,7 +72,8 @@ class SPNetConfig:
             if not ok:
                 raise UserError(f"network configuration: {message}")
 
-        for name in ("num_joints", "image_size", "clip_frames", "num_pyramids", "growth", "stem_features"):
+        sizes = ("num_joints", "image_size", "clip_frames", "num_pyramids", "growth", "stem_features", "kernel_size")
+        for name in (*sizes, "pose_features", "appearance_features") if self.num_actions else sizes:
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         require(self.dim in (2, 3), f"dim must be 2 or 3, not {self.dim}")
         require(self.num_levels >= 2, f"num_levels must be at least 2, not {self.num_levels}")

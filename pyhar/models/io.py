@@ -15,7 +15,7 @@ import torch
 from pyhar.data.layouts import LAYOUTS
 from pyhar.data.sample import DEPTH_RANGE_MM
 from pyhar.errors import UserError
-from pyhar.files import atomic
+from pyhar.files import write_bytes
 from pyhar.models.config import SPNetConfig
 from pyhar.models.spnet import SPNet
 
@@ -47,16 +47,16 @@ class ModelMeta:
 
 def save_model(path: str | os.PathLike[str], model: SPNet, meta: ModelMeta) -> None:
     """Write weights, configuration and `meta` to one file; atomic: a reader sees the old file or the whole new one."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     header = {"pyhar": json.dumps({"config": model.config.to_dict(), "meta": dataclasses.asdict(meta)})}
-    with atomic(path) as temporary:
-        save_file(state, temporary, metadata=header)
+    write_bytes(path, save(state, metadata=header))
 
 
 def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> tuple[SPNet, ModelMeta]:
-    """Read a model file, or the one in a run directory; the network comes in eval mode on `device`.
+    """Read a model file, or the one in a run directory; the network comes in eval mode on `device`, in float32 whatever
+    type its weights are kept in.
 
     Raises UserError if the file is missing, is not one of ours, or its weights do not fit its configuration.
     """
@@ -78,11 +78,17 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu")
         raise UserError(f"{file} is not a whole safetensors file ({error}); write it again") from error
     if header is None:
         raise UserError(f"{file} carries no pyhar configuration: it was written by another program")
-    content: dict[str, Any] = json.loads(header)
+    try:
+        content: dict[str, Any] = json.loads(header)
+        config, meta = SPNetConfig.from_dict(content["config"]), ModelMeta(**content["meta"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"the header of {file} cannot be read ({error}): it is damaged, or was written by another version of pyhar"
+        ) from error
     with torch.device("meta"):
-        model = SPNet(SPNetConfig.from_dict(content["config"]))
+        model = SPNet(config)
     load_weights(model, state, str(file), assign=True)
-    return model.to(device).eval(), ModelMeta(**content["meta"])
+    return model.to(device, torch.float32).eval(), meta
 
 
 def load_weights(model: SPNet, state: dict[str, torch.Tensor], source: str, *, assign: bool = False) -> None:

@@ -72,7 +72,8 @@ class TwoPartNetwork(nn.Module):
     def forward(self, frames: Tensor, *, keep_maps: bool = False) -> SPNetOutput:
         """frames: (B, 3, H, W) stills, for which only poses are computed, or (B, T, 3, H, W) clips; RGB in [-1, 1].
 
-        H and W are multiples of `config.size_multiple`. Raises ValueError on a wrong shape, UserError on a wrong size.
+        H and W are multiples of `config.size_multiple`. Raises ValueError on a wrong shape, TypeError on a wrong type,
+        UserError on a wrong size.
         """
         if frames.ndim not in (4, 5) or frames.shape[-3] != 3:
             raise ValueError(f"frames: expected (B, 3, H, W) or (B, T, 3, H, W), got {tuple(frames.shape)}")
@@ -89,11 +90,12 @@ class TwoPartNetwork(nn.Module):
     def frame_features(self, frames: Tensor, *, actions: bool = True, keep_maps: bool = False) -> FrameFeatures:
         """The pose part, which knows nothing of time: frames (N, 3, H, W), RGB in [-1, 1].
 
-        actions: whether what the action part reads is computed too. Raises ValueError on a wrong shape, UserError on a
-        wrong size.
+        actions: whether what the action part reads is computed too. Raises as `forward` does.
         """
         if frames.ndim != 4 or frames.shape[1] != 3:
             raise ValueError(f"frames: expected (N, 3, H, W), got {tuple(frames.shape)}")
+        if not frames.is_floating_point():
+            raise TypeError(f"frames: expected a floating type, RGB / 127.5 - 1, got {frames.dtype}")
         height, width = frames.shape[-2:]
         if height % self.config.size_multiple or width % self.config.size_multiple:
             raise UserError(

@@ -25,6 +25,9 @@ the type of their tensor.
 A logit of -inf is a mask: its pixel has probability 0 whatever `beta` is, and no gradient. A plane that is wholly -inf,
 or holds a NaN, gives NaN for that plane alone. The pixels that tie for a confidence share its gradient equally.
 
+Forward-mode derivatives (`torch.func.jvp` and its kin), `torch.jit.trace`, and transforms of `torch.func` inside
+`torch.compile` are served by plain PyTorch.
+
 Every operator takes `backend=`; see `pyhar.ops.dispatch` for how a backend is chosen. Wrong arguments raise TypeError
 or ValueError (`pyhar.errors.UserError` for unknown names and backends) that name the argument, before anything is
 computed.

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from pyhar.ops.compiled import KERNELS
-from pyhar.ops.dispatch import is_traced, register
+from pyhar.ops.dispatch import are_plain, is_traced, register
 from pyhar.ops.units import pooled_sides
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def add_units(backend: str) -> None:
@@ -106,7 +104,7 @@ def _needs_plain(args: tuple[Any, ...]) -> str | None:
     tensors = [value for value in (*args[:-1], *args[-1]) if value is not None]
     if torch._C._are_functorch_transforms_active():
         return "its convolution units do not work inside torch.func transforms"
-    if is_traced() or any(type(tensor) not in _PLAIN for tensor in tensors):
+    if is_traced() or not are_plain(tensors):
         return "its convolution units take plain tensors only"
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return "its convolution units have no gradient: call them under torch.no_grad()"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pyhar.ops.dispatch import computing_type, register, run
 from pyhar.ops.grid import axis, check_grid
@@ -22,6 +23,10 @@ class DecodedPose(NamedTuple):
     """(B, J) depth in (0, 1); None without depth logits."""
     confidence: Tensor
     """(B, J) confidence in (0, 1]."""
+
+
+# torch.export.save has to know what it writes.
+pytree._register_namedtuple(DecodedPose, serialized_type_name="pyhar.ops.DecodedPose")
 
 
 def soft_argmax(

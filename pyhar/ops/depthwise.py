@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyhar.kernels import cpu_depthwise
-from pyhar.ops.dispatch import is_traced, register, run
+from pyhar.ops.dispatch import are_plain, autocast_type, is_traced, register, run
 from pyhar.ops.validation import FLOATING, check_maps
 
 
@@ -34,6 +34,8 @@ def depthwise_conv(x: Tensor, weight: Tensor, *, backend: str | None = None) -> 
         UserError: the backend asked for cannot serve the call.
     """
     check_maps("x", x, "C")
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight: expected a tensor (C, 1, k, k), got {type(weight).__name__}")
     if weight.dtype not in FLOATING:
         raise TypeError(f"weight: expected a floating-point tensor (C, 1, k, k), got {weight.dtype}")
     k = weight.shape[-1] if weight.dim() == 4 else 0
@@ -41,8 +43,9 @@ def depthwise_conv(x: Tensor, weight: Tensor, *, backend: str | None = None) -> 
         raise ValueError(f"weight: expected shape ({x.shape[1]}, 1, k, k) with odd k, got {tuple(weight.shape)}")
     if weight.device != x.device:
         raise ValueError(f"weight: expected device {x.device}, that of the maps, got {weight.device}")
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    autocast = autocast_type(x.device)
+    if autocast is not None and x.dtype != torch.float64:
+        x = x.to(autocast)
     return run("depthwise_conv", backend, x, weight)
 
 
@@ -62,10 +65,12 @@ class _Cpu(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         wants = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # the gradient will be differentiated
-            found = torch.autograd.grad(
-                _eager(x, weight), [t for t, want in zip((x, weight), wants, strict=True) if want], g, create_graph=True
-            )
+        differentiable = torch.is_grad_enabled()
+        if differentiable or not are_plain((x, weight, g)):
+            with torch.enable_grad():
+                y = _eager(x, weight)
+            targets = [t for t, want in zip((x, weight), wants, strict=True) if want]
+            found = torch.autograd.grad(y, targets, g, create_graph=differentiable)
             grads = iter(found)
             return (next(grads) if wants[0] else None), (next(grads) if wants[1] else None)
         d_x = torch.empty_like(x, memory_format=torch.channels_last) if wants[0] else None
@@ -83,8 +88,8 @@ def _cpu(x: Tensor, weight: Tensor) -> Tensor:
 def _why_not(x: Tensor, weight: Tensor) -> str | None:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return "it is not there for tracing and torch.func"
-    if is_traced() or type(x) is not Tensor:
-        return "x is not a plain tensor"
+    if is_traced() or not are_plain((x, weight)):
+        return "it takes plain tensors only"
     return cpu_depthwise.why_not(x, weight)
 
 

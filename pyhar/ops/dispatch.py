@@ -13,18 +13,20 @@ not wait for a device. `pyhar.ops.compiled` does all this for a module of kernel
 
 The backend of a call: the argument `backend`, else the one asked for by `use_backend`, else by the environment variable
 PYHAR_BACKEND, else the first of `BACKENDS` that is made for the tensors' device and can serve it. A backend that was
-asked for and cannot serve the call is an error.
+asked for and cannot serve the call is an error. Forward-mode derivatives, `torch.jit.trace` and transforms of
+`torch.func` inside `torch.compile` know "eager" alone.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pyhar.errors import UserError, unknown_name
@@ -105,6 +107,33 @@ def is_traced() -> bool:
     return not all(getattr(mode, "takes_kernels", False) for mode in _get_current_dispatch_mode_stack())
 
 
+_TENSORS = frozenset((Tensor, torch.nn.Parameter))
+_OTHERS = frozenset((type(None), bool, int, float, str, list, tuple))
+
+
+def are_plain(values: Iterable[Any]) -> bool:
+    """Whether the memory of every tensor among arguments holds its numbers.
+
+    That of a subclass, of a batch of gradients, of what a transform of `torch.func` leaves behind and of a negation
+    that PyTorch has put off does not.
+    """
+    for value in values:
+        kind = type(value)
+        if kind in _TENSORS:
+            if not torch._C._has_storage(value) or value.is_neg():
+                return False
+        elif kind not in _OTHERS:
+            return False
+    return True
+
+
+def autocast_type(device: torch.device) -> torch.dtype | None:
+    """Return the type that `torch.autocast` takes on a device now; None where it is off, or not known there (meta)."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
 def run(operator: str, backend: str | None, *args: Any) -> Any:
     """Serve a call of `operator` with checked arguments `args`, the first a tensor, by `backend` if not None.
 
@@ -113,7 +142,7 @@ def run(operator: str, backend: str | None, *args: Any) -> Any:
     """
     function = _select(operator, backend, args)
     device: torch.device = args[0].device
-    if torch.is_autocast_enabled(device.type):  # it would take products of float32 tensors in half precision
+    if autocast_type(device) is not None:  # it would take products of float32 tensors in half precision
         with torch.autocast(device.type, enabled=False):
             return function(*args)
     return function(*args)
@@ -126,7 +155,8 @@ def _select(operator: str, backend: str | None, args: tuple[Any, ...]) -> Callab
         asked, kind = os.environ.get("PYHAR_BACKEND") or None, "PYHAR_BACKEND"
     if asked is None:
         here = args[0].device.type
-        for name, implementation in implementations.items():
+        others = implementations.items() if _needs_eager(torch.compiler.is_compiling()) is None else ()
+        for name, implementation in others:
             if BACKENDS[name] == here and _unusable(name) is None and implementation.can_serve(*args) is None:
                 return implementation.function
         return implementations["eager"].function
@@ -141,6 +171,8 @@ def _select(operator: str, backend: str | None, args: tuple[Any, ...]) -> Callab
 def _refusal(operator: str, backend: str, args: tuple[Any, ...]) -> str | None:
     """Return None if `backend` can serve this call, else the reason why it cannot."""
     reason = _unusable(backend)
+    if reason is None and backend != "eager":
+        reason = _needs_eager(torch.compiler.is_compiling())
     if reason is not None:
         return reason
     implementation = _operators[operator].get(backend)
@@ -152,9 +184,22 @@ def _unusable(backend: str) -> str | None:
     return "not part of this version of pyhar" if probe is None else probe()
 
 
-# Probes look for packages and devices, which torch.compile cannot trace: it takes the answer as it is. This is what
-# torch.compiler.assume_constant_result does, which would import the whole compiler.
+def _needs_eager(compiling: bool) -> str | None:
+    """Return why only plain PyTorch can serve a call just now, whatever its arguments, or None."""
+    if forward_ad._current_level >= 0:
+        return "it has no forward-mode derivatives"
+    if torch._C._is_tracing():
+        return "torch.jit.trace would take its results for constants"
+    if compiling and torch._C._are_functorch_transforms_active():
+        return "torch.compile does not take it inside a transform of torch.func"
+    return None
+
+
+# Probes look for packages and devices, which torch.compile cannot trace: it takes the answer as it is (and compiles
+# anew for other transforms). This is what torch.compiler.assume_constant_result does, which would import the whole
+# compiler.
 _unusable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_needs_eager._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check_name(backend: str, kind: str = "backend") -> None:

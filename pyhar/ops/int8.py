@@ -30,19 +30,21 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         int8 (O, C, k, k), and scales (O,), float32, such that their product is the weight as well as 255 steps between
-        an output's largest magnitudes allow.
+        an output's largest magnitudes allow. Neither requires grad.
 
     Raises:
         TypeError: the weight is not floating-point.
-        ValueError: it has another number of dimensions, or holds NaN or an infinity.
+        ValueError: it has another number of dimensions, or none of one but the outputs, or holds NaN or an infinity.
     """
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight: expected a tensor, got {type(weight).__name__}")
     if not weight.is_floating_point():
         raise TypeError(f"weight: expected a floating type, got {weight.dtype}")
-    if weight.ndim != 4:
+    if weight.ndim != 4 or 0 in weight.shape[1:]:
         raise ValueError(f"weight: expected shape (O, C, k, k), got {tuple(weight.shape)}")
     if not bool(weight.isfinite().all()):
         raise ValueError("weight: holds NaN or an infinity, which int8 has no number for; mend the weights first")
-    wide = weight.double()
+    wide = weight.detach().double()
     scale = (wide.abs().amax(dim=(1, 2, 3)) / 127).float()
     step = torch.where(scale > 0, scale, 1.0).double()[:, None, None, None]
     return (wide / step).round().clamp(-127, 127).to(torch.int8), scale

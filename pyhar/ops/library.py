@@ -13,12 +13,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.library import Library, register_autograd, register_fake, register_vmap
 
-from pyhar.ops.dispatch import is_traced
+from pyhar.ops.dispatch import are_plain, is_traced
 
 _library = Library("pyhar", "DEF")
-_PLAIN = frozenset((Tensor, torch.nn.Parameter, type(None), bool, int, float, str, list, tuple))
 
 
 def define(
@@ -84,13 +84,21 @@ def define(
             return Transformed.apply(*args)
         if is_traced():
             return overload(*args)  # traced, or fake
-        if not _PLAIN.issuperset(map(type, args)):
-            return overload(*args)  # somebody's own kind of tensor
+        if not are_plain(args):
+            return overload(*args)
+        if forward_ad._current_level >= 0 and any(isinstance(a, Tensor) and _has_tangent(a) for a in args):
+            raise NotImplementedError(
+                f"pyhar::{name} has no forward-mode derivative; call its operator with backend='eager'"
+            )
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
             return apply(*args)
         return function(*args)
 
     return call
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def _filled(args: tuple[Any, ...], outputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
@@ -109,9 +117,8 @@ def _fold(
         return batched.flatten(0, 1)
 
     outputs = overload(*(fold(value, dim) for value, dim in zip(args, dims, strict=True)))
-    unfolded = tuple(
-        value if value.dim() == 1 else value.unflatten(0, (size, value.shape[0] // size)) for value in outputs
-    )
+    batch = args[0].shape[1 if dims[0] == 0 else 0]  # the same for all; not from the outputs, whose size may be 0
+    unfolded = tuple(value if value.dim() == 1 else value.unflatten(0, (size, batch)) for value in outputs)
     return unfolded, tuple(None if value.dim() == 1 else 0 for value in outputs)
 
 

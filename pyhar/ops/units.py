@@ -21,6 +21,8 @@ have no derivatives: where a gradient is wanted plain PyTorch serves.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,8 +64,8 @@ def separable_unit(
         TypeError, ValueError: an argument has the wrong type, shape or device.
         UserError: the backend asked for cannot serve the call.
     """
-    channels, kernel = _check_prologue(x, scale, shift), depthwise.shape[-1]
-    outputs = pointwise.shape[0]
+    channels = _check_prologue(x, scale, shift)
+    kernel, outputs = _shape("depthwise", depthwise)[-1], _shape("pointwise", pointwise)[0]
     _check_weight("depthwise", depthwise, x, (channels, 1, kernel, kernel))
     products = {"pointwise": (pointwise, (outputs, channels, 1, 1))} | _shortcut(shortcut, outputs, channels)
     _check_products(products, weight_scales, x)
@@ -91,8 +93,8 @@ def bottleneck_unit(
             `separable_unit`.
         weight_scales: float32 (M,), (O,) and, with a shortcut, (O,) for `reduce`, `expand`, `shortcut`, int8 then.
     """
-    channels, middle, kernel = _check_prologue(x, scale, shift), reduce.shape[0], expand.shape[-1]
-    outputs = expand.shape[0]
+    channels, middle = _check_prologue(x, scale, shift), _shape("reduce", reduce)[0]
+    outputs, _, _, kernel = _shape("expand", expand)
     products = {
         "reduce": (reduce, (middle, channels, 1, 1)),
         "expand": (expand, (outputs, middle, kernel, kernel)),
@@ -119,9 +121,10 @@ def convolution_unit(
         weight: (O, C, k, k), k odd; the others, Returns, Raises: as for `separable_unit`.
         weight_scales: float32 (O,) for `weight`, which is int8 then.
     """
-    channels, kernel = _check_prologue(x, scale, shift), weight.shape[-1]
-    _check_products({"weight": (weight, (weight.shape[0], channels, kernel, kernel))}, weight_scales, x)
-    _check_skips(x, weight.shape[0], skips)
+    channels = _check_prologue(x, scale, shift)
+    outputs, _, _, kernel = _shape("weight", weight)
+    _check_products({"weight": (weight, (outputs, channels, kernel, kernel))}, weight_scales, x)
+    _check_skips(x, outputs, skips)
     return _run("convolution_unit", backend, weight_scales, skips, x, scale, shift, weight)
 
 
@@ -140,12 +143,15 @@ def pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int] = (2, 2), *, ba
         Maps (N, C, ceil(Y / stride[0]), ceil(X / stride[1])) in the type of `x`.
 
     Raises:
-        TypeError, ValueError: x is no maps, kernel or stride is less than 1.
+        TypeError, ValueError: x is no maps, kernel or stride is not whole or less than 1.
         UserError: the backend asked for cannot serve the call.
     """
     check_maps("x", x, "C")
-    if kernel < 1 or min(stride) < 1:
-        raise ValueError(f"kernel, stride: expected 1 or more, got {kernel} and {stride}")
+    if not isinstance(kernel, int):
+        raise TypeError(f"kernel: expected a whole number, got {kernel!r}")
+    if kernel < 1:
+        raise ValueError(f"kernel: expected 1 or more, got {kernel}")
+    _check_stride(stride)
     return run("pooling_unit", backend, x, kernel, stride)
 
 
@@ -194,8 +200,7 @@ def stem_unit(
         expected = f"(O, {frames.shape[1]}, k, k) with an odd kernel"
         raise ValueError(f"weight: expected shape {expected}, got {tuple(weight.shape)}")
     _check_device("weight", weight, frames)
-    if min(stride) < 1:
-        raise ValueError(f"stride: expected 1 or more, got {stride}")
+    _check_stride(stride)
     return run("stem_unit", backend, frames, weight, stride)
 
 
@@ -214,8 +219,25 @@ def _check_prologue(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> in
     return x.shape[1]
 
 
+def _shape(name: str, weight: Tensor) -> tuple[int, ...]:
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{name}: expected a tensor of four dimensions, got {type(weight).__name__}")
+    if weight.dim() != 4:
+        raise ValueError(f"{name}: expected four dimensions, got shape {tuple(weight.shape)}")
+    return weight.shape
+
+
+def _check_stride(stride: Any) -> None:
+    if not isinstance(stride, tuple | list) or len(stride) != 2 or not all(isinstance(step, int) for step in stride):
+        raise TypeError(f"stride: expected two whole numbers, rows and columns, got {stride!r}")
+    if min(stride) < 1:
+        raise ValueError(f"stride: expected 1 or more, got {stride}")
+
+
 def _check_vector(name: str, vector: Tensor, x: Tensor, size: int) -> None:
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if not isinstance(vector, Tensor):
+        raise TypeError(f"{name}: expected a tensor ({size},), got {type(vector).__name__}")
     if vector.dtype != wide:
         raise TypeError(f"{name}: expected type {wide} with maps of {x.dtype}, got {vector.dtype}")
     if vector.shape != (size,):
@@ -226,11 +248,12 @@ def _check_vector(name: str, vector: Tensor, x: Tensor, size: int) -> None:
 def _check_weight(
     name: str, weight: Tensor, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None
 ) -> None:
+    given = _shape(name, weight)
     wanted, whose = (x.dtype, "the type of the maps") if dtype is None else (dtype, "with weight_scales")
     if weight.dtype != wanted:
         raise TypeError(f"{name}: expected {whose}, {wanted}, got {weight.dtype}")
-    if weight.shape != shape or shape[-1] % 2 == 0:
-        raise ValueError(f"{name}: expected shape {shape} with an odd kernel, got {tuple(weight.shape)}")
+    if given != shape or shape[-1] % 2 == 0:
+        raise ValueError(f"{name}: expected shape {shape} with an odd kernel, got {tuple(given)}")
     _check_device(name, weight, x)
 
 
@@ -242,6 +265,8 @@ def _shortcut(shortcut: Tensor | None, outputs: int, channels: int) -> Products:
 
 
 def _check_products(products: Products, scales: Scales, x: Tensor) -> None:
+    if not isinstance(scales, tuple | list):
+        raise TypeError(f"weight_scales: expected a tuple of tensors, got {type(scales).__name__}")
     if scales and len(scales) != len(products):
         raise ValueError(f"weight_scales: expected {len(products)}, for {', '.join(products)}, got {len(scales)}")
     for name, (weight, shape) in products.items():
@@ -257,7 +282,9 @@ def _run(operator: str, backend: str | None, scales: Scales, skips: Skips, *unit
     return served
 
 
-def _check_skips(x: Tensor, channels: int, skips: Skips) -> None:
+def _check_skips(x: Tensor, channels: int, skips: Any) -> None:
+    if not isinstance(skips, tuple | list) or not all(isinstance(skip, Tensor) for skip in skips):
+        raise TypeError(f"skips: expected a tuple of maps, got {type(skips).__name__}")
     if len(skips) > 2:
         raise ValueError(f"skips: expected at most 2 maps, got {len(skips)}")
     expected = (x.shape[0], channels, *x.shape[2:])
@@ -338,6 +365,8 @@ def _eager_stem_unit(frames: Tensor, weight: Tensor, stride: tuple[int, int]) ->
     down = max((rows - 1) * stride[0] + kernel - frames.shape[2], 0)
     across = max((columns - 1) * stride[1] + kernel - frames.shape[3], 0)
     padded = F.pad(frames.to(weight.dtype), (across // 2, across - across // 2, down // 2, down - down // 2))
+    if torch._C._are_functorch_transforms_active():  # vmap has no memory formats
+        return F.conv2d(padded, weight, stride=stride)
     last = torch.channels_last
     return F.conv2d(padded.contiguous(memory_format=last), weight, stride=stride).contiguous(memory_format=last)
 

@@ -21,6 +21,8 @@ def check_maps(name: str, maps: Tensor, channels: str = "J") -> None:
         raise TypeError(f"{name}: expected a tensor (B, {channels}, Y, X), got {type(maps).__name__}")
     if maps.dtype not in FLOATING:
         raise TypeError(f"{name}: expected type float16, bfloat16, float32 or float64, got {_type(maps)}")
+    if maps.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {maps.layout}; {name}.to_dense() makes one")
     shape = maps.shape
     if len(shape) != 4 or shape[1] < 1 or shape[2] < 1 or shape[3] < 1:
         expected = f"(B, {channels}, Y, X) with {channels}, Y, X >= 1"

@@ -6,8 +6,8 @@ Nothing is stored for the order of samples or the learning rate: both follow fro
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
-import pickle
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from pyhar.errors import UserError
-from pyhar.files import atomic
+from pyhar.files import write_bytes
 from pyhar.models import SPNet, SPNetConfig
 from pyhar.models.io import load_weights
 from pyhar.training.config import StageName
@@ -97,8 +97,9 @@ def save_checkpoint(
             "cuda": torch.cuda.get_rng_state() if _on_cuda(model.parameters()) else None,
         },
     }
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
+    content = io.BytesIO()  # torch.save does not say that a disk is full
+    torch.save(state, content)
+    write_bytes(path, content.getbuffer())
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"nothing to resume at {file}: there is no such checkpoint")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever reading other bytes as a pickle ends in
         raise UserError(
             f"{file} is not a whole checkpoint: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
@@ -138,7 +139,13 @@ def restore(
     if state["optimizer_kind"] != type(optimizer).__name__:
         raise UserError(f"the checkpoint was made by {state['optimizer_kind']}, not by {type(optimizer).__name__}")
     load_weights(model, state["model"], "the checkpoint")
+    constants = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
+    for group, own in zip(optimizer.param_groups, constants, strict=True):  # they may have been changed since
+        group.update(own)
+        if isinstance(optimizer, torch.optim.RMSprop) and group["momentum"]:
+            for kept in (optimizer.state[p] for p in group["params"] if p in optimizer.state):
+                kept.setdefault("momentum_buffer", torch.zeros_like(kept["square_avg"]))
     if state["scaler"]:
         scaler.load_state_dict(state["scaler"])
     if average is not None:

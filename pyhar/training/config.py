@@ -220,7 +220,7 @@ def load_config(path: Path) -> TrainConfig:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a readable YAML file: {error}") from error
+        raise UserError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from error
     return _build(TrainConfig, values, str(path))
 
 

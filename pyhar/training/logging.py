@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,7 @@ class RunLog:
             self._board = SummaryWriter(
                 str(run_dir / "tensorboard"), purge_step=global_step + 1 if global_step else None
             )
-            write_text(
-                self.path, "".join(line for line in _lines(self.path) if json.loads(line)["global_step"] <= global_step)
-            )
+            write_text(self.path, "".join(line for line in _lines(self.path) if _step(line) <= global_step))
 
     def begin(self, stage: StageName, step: int, steps: int) -> None:
         """Show the bar of a stage of which `step` of `steps` are done."""
@@ -128,6 +127,14 @@ class RunLog:
         self.end()
         if self._board is not None:
             self._board.close()
+
+
+def _step(line: str) -> float:
+    """The global step that a line is of; infinite for one that was damaged."""
+    try:
+        return float(json.loads(line)["global_step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def _lines(path: Path) -> list[str]:

@@ -138,7 +138,7 @@ def test_the_whole_network_is_measured_by_the_command_line(found: dict[str, Any]
 
     step = next(step for step in gpu_session.plan(found, tmp_path) if step.name == "whole network")
     assert step.command[1:4] == ["-m", "pyhar", "benchmark"]
-    config = tyro.cli(BenchmarkConfig, args=step.command[4:], config=(tyro.conf.FlagCreatePairsOff,))
+    config = tyro.cli(BenchmarkConfig, args=step.command[4:])
     assert config.output == tmp_path / "network"
     assert config.dtype == (("bfloat16",) if found is GPU else ("float32",))
     assert ("ntu" in config.networks) == (found is GPU)

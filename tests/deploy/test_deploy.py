@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pyhar import ops
-from pyhar.deploy import choose_dtype, deploy
+from pyhar.deploy import DeployedSPNet, choose_dtype, deploy
 from pyhar.errors import UserError
 from pyhar.models import PRESETS, SPNet, SPNetConfig, SPNetOutput
 from pyhar.models.action import ActionInput
@@ -224,7 +226,36 @@ def test_weights_are_copies() -> None:
     assert not any(value.requires_grad for value in tensors(deployed(clip(TINY))))
 
 
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda fast: pickle.loads(pickle.dumps(fast))], ids=["copy", "pickle"]
+)
+def test_copies_answer_alike_after_calls_were_kept(copied: Callable[[DeployedSPNet], DeployedSPNet]) -> None:
+    fast, frames = deploy(trained(TINY)), clip(TINY, 1)
+    for _ in range(2):
+        expected = fast(frames)
+    other = copied(fast)
+    for _ in range(3):
+        assert_same(other(frames), expected, 0.0)
+
+
+def test_a_deployed_network_keeps_its_type_wherever_it_goes() -> None:
+    fast, frames = deploy(trained(TINY), dtype=torch.bfloat16), clip(TINY, 1)
+    expected = fast(frames)
+    for change in (fast.float, fast.half, fast.double, lambda: fast.to(torch.float16)):
+        with pytest.raises(UserError, match="keeps its type: deploy the SPNet that it was made of in another one"):
+            change()
+    assert_same(fast.to("cpu").to(memory_format=torch.channels_last)(frames), expected, 0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_networks_of_other_types_are_deployed(dtype: torch.dtype) -> None:
+    model, frames = trained(TINY).half(), clip(TINY, 1)
+    assert_same(deploy(model.to(dtype))(frames), deploy(model.float())(frames), 1e-6)
+
+
 def test_bad_requests_are_named() -> None:
+    with pytest.raises(UserError, match="only an SPNet can be deployed, not a DeployedSPNet"):
+        deploy(deploy(trained(TINY)))  # type: ignore[arg-type]
     deployed = deploy(SPNet(TINY))
     with pytest.raises(UserError, match="only predicts"):
         deployed.train()

@@ -110,6 +110,16 @@ def test_a_run_is_evaluated_from_the_command_line(
             assert base64.b64decode(link.split(",", 1)[1]).startswith(b"RIFF")
 
 
+def test_where_results_cannot_go_is_said_before_anything_is_computed(
+    tmp_path: Path, stand_in: list[dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "net.safetensors", SPNet(config()), meta(pose_data="stand-in"))
+    model = str(tmp_path / "net.safetensors")
+    assert run_command(command.main, [model, "--output", model, "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == f"error: {model} is not a folder: name another place for the results\n"
+    assert stand_in == []
+
+
 def test_options_of_the_command_line(tmp_path: Path, stand_in: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_model(tmp_path / "net.safetensors", SPNet(config()), meta())

@@ -175,6 +175,9 @@ def test_the_newest_run_is_the_default(run: Run, clip: Path, model_file: Path, t
         (["walk.avi", "--boxes", "gone.json"], "boxes gone.json cannot be read"),
         (["walk.avi", "--box", "1,2,3,4", "--boxes", "a.json"], "--box and --boxes exclude each other"),
         (["walk.avi", "--max-frames", "0"], "--max-frames must be at least 1"),
+        (["walk.avi", "--action-every", "0"], "--action-every must be at least 1"),
+        (["walk.avi", "--model", "MODEL", "--action-every", "2"], "--action-every is for streams: add --stream"),
+        (["walk.avi", "--model", "MODEL", "--json", "."], ". is a folder: give the name of a file"),
         (["empty.mp4"], "empty.mp4 is empty (0 bytes); copy or record it again"),
         (["text.mp4"], "text.mp4 cannot be opened as a video"),
         (["bad.png", "--model", "MODEL"], "bad.png is damaged or not a picture"),
@@ -274,9 +277,9 @@ def use_camera(monkeypatch: pytest.MonkeyPatch) -> Callable[[Camera], None]:
     return use
 
 
-def wait_for_stop(camera: Camera) -> None:
+def wait_for_stop(camera: Camera, number: int = signal.SIGINT) -> None:
     """Ctrl-C, as a camera sees it that would go on."""
-    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(number)
     for _ in range(6000):
         if camera._stopped:
             return
@@ -376,8 +379,9 @@ def test_a_camera_that_hangs_ends_with_an_interrupt(
     assert "3 frames in" in out
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_keeps_what_was_read_of_a_video(
-    run: Run, dot_network: object, make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    run: Run, dot_network: object, make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     path = make_video("long.avi", 60)
     real = video.VideoSource.__iter__
@@ -385,12 +389,12 @@ def test_an_interrupt_keeps_what_was_read_of_a_video(
     def interrupted(self: video.VideoSource) -> Iterator[Frame]:
         for frame in real(self):
             if self.length == 60 and frame.index == 20:
-                wait_for_stop(self)
+                wait_for_stop(self, number)
             yield frame
 
     monkeypatch.setattr(video.VideoSource, "__iter__", interrupted)
     status, out, _ = run(path, "--model", "any")
-    assert status == 130
+    assert status == 128 + number
     assert "note: interrupted after 21 frames; they are written" in out
     _, frames, _ = read_lines(Path("predictions/long/predictions.jsonl"))
     assert [line["index"] for line in frames] == list(range(21))

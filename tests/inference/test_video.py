@@ -1,6 +1,8 @@
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -165,6 +167,37 @@ def test_a_video_that_ends_early_is_reported(make_video: Callable[..., Path]) ->
     assert 0 < len(frames) < 20
     assert len(source.notes) == 1
     assert f"{len(frames)} frames decoded where the header announces 20" in source.notes[0]
+
+
+PAUSE = [*range(0, 400, 40), *range(2000, 2400, 40)]
+
+
+def write_varying(path: Path, times_ms: list[int]) -> Path:
+    """A video with a frame at each time."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        noise = np.random.default_rng(0)
+        for time_ms in times_ms:
+            frame = av.VideoFrame.from_ndarray(noise.integers(0, 255, (48, 64, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_frames_have_the_times_of_the_file(tmp_path: Path, suffix: str) -> None:
+    source = open_source(write_varying(tmp_path / f"pause{suffix}", PAUSE))
+    assert [frame.time_s for frame in source] == pytest.approx([time / 1000 for time in PAUSE])
+    assert source.notes == []  # Matroska stores no number of frames: 2.4 s at 25 frames/s are guessed
+
+
+def test_a_video_without_a_stored_number_of_frames_that_ends_early_is_reported(tmp_path: Path) -> None:
+    source = open_source(cut_in_half(write_varying(tmp_path / "pause.mkv", PAUSE)))
+    assert 0 < len(list(source)) < len(PAUSE)
+    assert "the rest is damaged or missing" in source.notes[0]
 
 
 def test_a_video_without_a_decodable_frame_is_an_error(make_video: Callable[..., Path]) -> None:

@@ -124,6 +124,19 @@ def test_tracing_and_transforms_see_plain_pytorch() -> None:
         ops.depthwise_conv(x.contiguous(), weight, backend="cpu")
 
 
+@needs_native
+def test_batched_gradients_and_lazy_negations() -> None:
+    x, weight, g = (t.requires_grad_(i < 2) for i, t in enumerate(case(2, 8, 6, 6, 3, torch.float64)))
+    many = torch.stack([g, -g])
+    found = [
+        torch.autograd.grad(ops.depthwise_conv(x, weight, backend=backend), (x, weight), many, is_grads_batched=True)
+        for backend in (None, "eager")
+    ]
+    torch.testing.assert_close(*found)
+    negated = [torch.autograd.grad(ops.depthwise_conv(x, weight), x, t)[0] for t in (-g, torch._neg_view(g))]
+    torch.testing.assert_close(*negated)
+
+
 class _Module(torch.nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -147,6 +160,7 @@ def test_autocast_takes_maps_in_its_type() -> None:
         (torch.ones(8, 1, 2, 2), ValueError, r"weight: expected shape \(8, 1, k, k\) with odd k"),
         (torch.ones(7, 1, 3, 3), ValueError, "weight: expected shape"),
         (torch.ones(8, 1, 3, 3, dtype=torch.int32), TypeError, "weight: expected a floating-point tensor"),
+        (None, TypeError, r"weight: expected a tensor \(C, 1, k, k\), got NoneType"),
     ],
 )
 def test_wrong_weights_are_named(weight: Tensor, error: type[Exception], message: str) -> None:

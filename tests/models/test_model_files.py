@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import h5py
@@ -39,6 +40,15 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_in_other_types_make_a_float32_network(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = SPNet(TINY).eval().to(dtype)
+    save_model(tmp_path / "model.safetensors", model, ModelMeta.default(TINY))
+    loaded, _ = load_model(tmp_path)
+    frames = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(loaded(frames).poses, model.float()(frames).poses, rtol=0, atol=0)
+
+
 def test_unusable_model_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no model at .*train one"):
         load_model(tmp_path)
@@ -50,6 +60,18 @@ def test_unusable_model_files(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="carries no pyhar configuration"):
         load_model(tmp_path / "other.safetensors")
+    meta = {"layout": "pa16", "joints": ["a"] * 16}
+    for header in (
+        "no JSON",
+        "[]",
+        json.dumps({"config": {}}),
+        json.dumps({"config": {"new field": 1}, "meta": meta}),
+        json.dumps({"config": {"growth": "8"}, "meta": meta}),
+        json.dumps({"config": {}, "meta": meta | {"new field": 1}}),
+    ):
+        save_file({"a": torch.zeros(1)}, tmp_path / "new.safetensors", metadata={"pyhar": header})
+        with pytest.raises(UserError, match=r"header of .*new\.safetensors cannot be read .*another version of pyhar"):
+            load_model(tmp_path / "new.safetensors")
     model = SPNet(TINY)
     model.config = dataclasses.replace(TINY, growth=16)
     save_model(tmp_path / "wrong.safetensors", model, ModelMeta.default(TINY))

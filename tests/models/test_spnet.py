@@ -251,6 +251,8 @@ def test_wrong_input() -> None:
         model(torch.zeros(2, 3, 32, 40))
     with pytest.raises(ValueError, match="empty"):
         model(torch.zeros(2, 0, 3, 32, 32))
+    with pytest.raises(TypeError, match=r"frames: expected a floating type, RGB / 127.5 - 1, got torch.uint8"):
+        model(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
 
 
 def test_rectangular_pictures() -> None:
@@ -265,6 +267,8 @@ def test_wrong_configuration() -> None:
         ({"num_actions": ()}, "must both be given"),
         ({"grid": "corner"}, "did you mean 'corners'"),
         ({"pose_features": 20}, "multiple of 16"),
+        ({"pose_features": 0}, "pose_features must be at least 1, not 0"),
+        ({"kernel_size": -3}, "kernel_size must be at least 1, not -3"),
     ]:
         with pytest.raises(UserError, match=message):
             dataclasses.replace(TINY, **change)

@@ -51,15 +51,16 @@ def check(function: Callable[[], Any], error: type[Exception], message: str) -> 
         ([[1.0]], TypeError, "expected a tensor (B, J, Y, X), got list"),
         (H.long(), TypeError, f"expected type {TYPES}, got int64"),
         (H.to(torch.complex64), TypeError, f"expected type {TYPES}, got complex64"),
+        (H.to_sparse(), TypeError, "expected a dense tensor, got layout torch.sparse_coo; NAME.to_dense() makes one"),
         (H[0], ValueError, "expected shape (B, J, Y, X) with J, Y, X >= 1, got (3, 4, 5)"),
         (H[:, :0], ValueError, "expected shape (B, J, Y, X) with J, Y, X >= 1, got (2, 0, 4, 5)"),
         (H[..., :0], ValueError, "expected shape (B, J, Y, X) with J, Y, X >= 1, got (2, 3, 4, 0)"),
     ],
-    ids=["list", "integer", "complex", "3-dimensional", "no-joint", "empty-plane"],
+    ids=["list", "integer", "complex", "sparse", "3-dimensional", "no-joint", "empty-plane"],
 )
 def test_maps(operator: str, maps: Any, error: type[Exception], message: str) -> None:
     name = "logits" if operator in ON_LOGITS else "probs"
-    check(lambda: (ON_LOGITS | ON_PROBS)[operator](maps), error, f"{name}: {message}")
+    check(lambda: (ON_LOGITS | ON_PROBS)[operator](maps), error, f"{name}: {message.replace('NAME', name)}")
 
 
 @pytest.mark.parametrize("operator", WITH_DEPTH)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pyhar import ops
 from pyhar.errors import UserError
@@ -123,6 +124,46 @@ def test_the_argument_beats_the_context_and_the_context_the_environment(
         assert (ops.soft_argmax(H) == 0.5).all()
     monkeypatch.setenv("PYHAR_BACKEND", "")
     assert (ops.soft_argmax(H) == 7).all()
+
+
+@pytest.mark.parametrize("function", [torch.func.jvp, "dual"], ids=["torch.func", "dual tensors"])
+def test_forward_derivatives_are_plain_pytorchs(function: Any) -> None:
+    logits, tangent = torch.randn(2, 1, 2, 3, 4, dtype=torch.float64)
+
+    def derivative(backend: str | None) -> Tensor:
+        if function != "dual":
+            return function(lambda h: ops.soft_argmax(h, backend=backend), (logits,), (tangent,))[1]
+        with forward_ad.dual_level():
+            dual = ops.soft_argmax(forward_ad.make_dual(logits, tangent), backend=backend)
+            return forward_ad.unpack_dual(dual).tangent
+
+    step = 1e-6 * tangent
+    expected = (ops.soft_argmax(logits + step) - ops.soft_argmax(logits - step)) / 2e-6
+    torch.testing.assert_close(derivative(None), expected)
+    if ops.available_backends()["cpu"] is None:
+        with pytest.raises(UserError, match="'cpu' cannot serve soft_argmax: it has no forward-mode derivatives"):
+            derivative("cpu")
+
+
+def test_a_forward_derivative_of_a_gradient_is_refused_not_lost() -> None:
+    if ops.available_backends()["cpu"] is not None:
+        pytest.skip("the backend cpu is not there")
+    leaf = torch.randn(1, 2, 3, 4, requires_grad=True)
+    xy = ops.soft_argmax(leaf, backend="cpu")
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+        torch.autograd.grad(xy, leaf, forward_ad.make_dual(torch.ones_like(xy), torch.ones_like(xy)))
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_traced_module_is_computed_anew() -> None:
+    traced = torch.jit.trace(lambda h: ops.soft_argmax(h), H)
+    other = torch.randn(H.shape)
+    torch.testing.assert_close(traced(other), ops.soft_argmax(other))
+
+
+def test_meta_tensors_give_shapes() -> None:
+    assert ops.soft_argmax(H.to("meta")).shape == (1, 2, 2)
+    assert ops.depthwise_conv(H.to("meta"), torch.ones(2, 1, 3, 3, device="meta")).shape == H.shape
 
 
 def test_use_backend_is_undone_by_an_error() -> None:

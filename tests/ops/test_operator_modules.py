@@ -172,3 +172,11 @@ def test_keypoints_refuse_wrong_arguments() -> None:
         SpatialSoftmaxKeypoints((4, 7, 9), temperature=0)
     with pytest.raises(ValueError, match=r"features: expected \(B, 4, H, W\), got \(1, 3, 7, 9\)"):
         SpatialSoftmaxKeypoints((4, 7, 9))(torch.zeros(1, 3, 7, 9))
+    with pytest.raises(TypeError, match=r"features: expected a tensor \(B, C, Y, X\), got NoneType"):
+        SpatialSoftmaxKeypoints((4, 7, 9))(None)
+    with pytest.raises(ValueError, match="input_shape: expected"):
+        SpatialSoftmaxKeypoints(4)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="num_kp: expected 1 or more"):
+        SpatialSoftmaxKeypoints((4, 7, 9), num_kp=0)
+    with pytest.raises(TypeError, match="temperature: expected a number, got NoneType"):
+        SpatialSoftmaxKeypoints((4, 7, 9), temperature=None)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -99,7 +100,13 @@ def test_pooling_unit_takes_windows_at_every_so_many_pixels(
 
 @pytest.mark.parametrize(("kernel", "stride"), [(0, (2, 2)), (2, (2, 0))])
 def test_pooling_without_windows_is_refused(kernel: int, stride: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="kernel, stride: expected 1 or more"):
+    with pytest.raises(ValueError, match=f"{'stride' if kernel else 'kernel'}: expected 1 or more"):
+        ops.pooling_unit(torch.randn(1, 3, 4, 6), kernel, stride)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "name"), [(2.0, (2, 2), "kernel"), (2, 2, "stride"), (2, (2,), "stride")])
+def test_pooling_takes_whole_numbers(kernel: Any, stride: Any, name: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name}: expected"):
         ops.pooling_unit(torch.randn(1, 3, 4, 6), kernel, stride)
 
 
@@ -127,6 +134,11 @@ def _call(**changes: object) -> Callable[[], Tensor]:
         ({"shortcut": torch.randn(5, 4, 1, 1)}, ValueError, "shortcut: expected shape"),
         ({"skips": (torch.randn(2, 5, 5, 5),)}, ValueError, "skips: expected shape"),
         ({"skips": (torch.randn(2, 6, 5, 5),) * 3}, ValueError, "skips: expected at most 2"),
+        ({"skips": torch.randn(2, 6, 5, 5)}, TypeError, "skips: expected a tuple of maps, got Tensor"),
+        ({"depthwise": None}, TypeError, "depthwise: expected a tensor of four dimensions, got NoneType"),
+        ({"pointwise": torch.tensor(1.0)}, ValueError, r"pointwise: expected four dimensions, got shape \(\)"),
+        ({"scale": [1.0] * 4}, TypeError, r"scale: expected a tensor \(4,\), got list"),
+        ({"weight_scales": torch.ones(6)}, TypeError, "weight_scales: expected a tuple of tensors, got Tensor"),
     ],
 )
 def test_wrong_arguments_are_named(changes: dict[str, object], error: type[Exception], message: str) -> None:
@@ -142,6 +154,8 @@ def test_stem_unit_is_that_of_the_network(size: int, backend: str | None) -> Non
     with torch.no_grad():
         expected = stem(_pad_same(frames, 7, (2, 2), 0.0))
         torch.testing.assert_close(ops.stem_unit(frames, stem.weight, backend=backend), expected)
+        mapped = torch.func.vmap(lambda picture: ops.stem_unit(picture[None], stem.weight)[0])(frames)
+        torch.testing.assert_close(mapped, expected)
 
 
 def test_wrong_arguments_of_a_stem_are_named() -> None:

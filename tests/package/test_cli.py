@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import subprocess
 import sys
@@ -55,6 +56,11 @@ def test_every_subcommand_answers_help_under_its_name(name: str, capsys: pytest.
         (UserError("no such thing: look there"), 2, "error: no such thing: look there\n"),
         (FileNotFoundError(2, "No such file or directory", "a.mp4"), 2, "error: a.mp4: No such file or directory\n"),
         (PermissionError(13, "Permission denied", "runs"), 2, "error: runs: Permission denied\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            2,
+            "error: a file cannot be written: No space left on device\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
@@ -66,6 +72,23 @@ def test_mistakes_and_interrupts_become_one_line_and_a_status(
 
     assert cli.run(main, []) == status
     assert capsys.readouterr().err == message
+
+
+def test_a_termination_cleans_up(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from pyhar import cli, files
+
+def main(argv):
+    with files.atomic({str(tmp_path / "file")!r}):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return 0
+
+raise SystemExit(cli.run(main, []))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (143, "interrupted\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [ValueError("a fault"), OSError("no file named")])

@@ -165,7 +165,7 @@ def test_a_later_log_is_cut_back(whole, tmp_path):
     settings = only(config(tmp_path), "pose")
     run(settings)
     with (tmp_path / "log.jsonl").open("a") as file:
-        file.write('{"stage": "action", "global_step": 6}\n{"stage": "act')
+        file.write('{"stage": "action", "global_step": 6}\n{"sta\n{"stage": "act')
     run(settings, resume=True)
     assert [line["global_step"] for line in log_of(tmp_path)] == [2, 4]
 
@@ -277,9 +277,28 @@ def test_resume_from_a_damaged_checkpoint_is_refused(tmp_path):
     (tmp_path / "last.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"last.pt is not a whole checkpoint"):
         run(settings, resume=True)
-    (tmp_path / "last.pt").write_bytes(b"")
-    with pytest.raises(UserError, match=r"last.pt is not a whole checkpoint"):
-        run(settings, resume=True)
+    for other in (b"", b"hi\n"):
+        (tmp_path / "last.pt").write_bytes(other)
+        with pytest.raises(UserError, match=r"last.pt is not a whole checkpoint"):
+            run(settings, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (OptimizerConfig("rmsprop", lr=1e-3), OptimizerConfig("rmsprop", lr=1e-3, momentum=0.9, weight_decay=0.3)),
+        (OptimizerConfig("sgd", lr=1e-3), OptimizerConfig("sgd", lr=1e-3, momentum=0.9)),
+        (OptimizerConfig("adamw", lr=1e-3), OptimizerConfig("adamw", lr=1e-3, betas=(0.5, 0.6))),
+    ],
+)
+def test_a_resumed_run_takes_changed_constants_of_its_optimiser(tmp_path, before, after):
+    run(only(config(tmp_path, steps=1, optimizer=before), "pose"))
+    run(only(config(tmp_path, steps=2, optimizer=after), "pose"), resume=True)
+    group = read_checkpoint(tmp_path / "last.pt")["optimizer"]["param_groups"][0]
+    constants = {"weight_decay": after.weight_decay, "momentum": after.momentum, "betas": after.betas}
+    assert {name: group[name] for name in constants if name in group} == {
+        name: value for name, value in constants.items() if name in group
+    }
 
 
 def test_data_of_another_layout_is_refused(tmp_path):

@@ -227,8 +227,9 @@ def test_compilers_get_plain_pytorch(unit: str) -> None:
 def test_quantise_halves_a_step_at_most() -> None:
     weight = torch.randn(5, 7, 3, 3)
     weight[2] = 0
-    rounded, scale = ops.quantise(weight)
+    rounded, scale = ops.quantise(torch.nn.Parameter(weight))
     assert rounded.dtype == torch.int8
+    assert not scale.requires_grad
     assert rounded.abs().amax(dim=(1, 2, 3)).tolist() == [127, 127, 0, 127, 127]
     off = (rounded * scale[:, None, None, None] - weight).abs()
     assert (off <= 0.5001 * scale[:, None, None, None]).all()
@@ -238,11 +239,13 @@ def test_quantise_halves_a_step_at_most() -> None:
     ("weight", "error", "message"),
     [
         (torch.ones(2, 3, 1, 1, dtype=torch.int8), TypeError, "weight: expected a floating type"),
+        ([1.0], TypeError, "weight: expected a tensor, got list"),
+        (torch.ones(2, 0, 1, 1), ValueError, r"weight: expected shape \(O, C, k, k\), got \(2, 0, 1, 1\)"),
         (torch.ones(2, 3), ValueError, r"weight: expected shape \(O, C, k, k\), got \(2, 3\)"),
         (torch.full((2, 3, 1, 1), float("nan")), ValueError, "weight: holds NaN"),
         (torch.full((2, 3, 1, 1), float("inf")), ValueError, "weight: holds NaN or an infinity"),
     ],
-    ids=["type", "shape", "nan", "inf"],
+    ids=["type", "list", "empty", "shape", "nan", "inf"],
 )
 def test_quantise_refuses(weight: Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from types import SimpleNamespace
 from typing import Any
@@ -128,6 +129,9 @@ def test_export_with_dynamic_sizes(backend: str, make_inputs: Any) -> None:
     assert (f"pyhar.{backend}_decode.default" in called) == (backend != "eager")
     inputs = make_inputs(b=5, y=12, x=6)
     torch.testing.assert_close(flat(program.module()(*inputs)), flat(Decoder()(*inputs)))
+    torch.export.save(program, file := io.BytesIO())
+    pose, _ = torch.export.load(file).module()(*inputs)
+    assert isinstance(pose, ops.DecodedPose)
 
 
 def test_vmap(backend: str, make_inputs: Any, device: str) -> None:
@@ -153,6 +157,60 @@ def test_gradients_per_sample(backend: str, make_inputs: Any) -> None:
     leaf = logits.clone().requires_grad_()
     sum(loss(leaf[i], features[i]) for i in range(3)).backward()
     torch.testing.assert_close(grads, leaf.grad)
+
+
+def test_vmap_over_nothing(backend: str, make_inputs: Any) -> None:
+    logits = make_inputs(b=2).logits.expand(0, 2, 3, 7, 9)
+    assert torch.func.vmap(lambda h: ops.soft_argmax(h, backend=backend))(logits).shape == (0, 2, 3, 2)
+
+
+def test_a_pullback_outlives_its_transform(backend: str, make_inputs: Any) -> None:
+    leaf = make_inputs().logits.requires_grad_()
+    xy, pull = torch.func.vjp(lambda h: ops.soft_argmax(h, backend=backend), leaf.detach())
+    (expected,) = torch.autograd.grad(ops.soft_argmax(leaf, backend="eager"), leaf, xy)
+    torch.testing.assert_close(pull(xy)[0], expected)
+
+
+def test_batched_gradients(backend: str, make_inputs: Any) -> None:
+    inputs = make_inputs(b=1, j=2, c=2, y=3, x=4).leaves()
+
+    def gradients(backend: str) -> tuple[Tensor, ...]:
+        outputs = flat(ops.decode_pose_and_appearance(*inputs, backend=backend))
+        many = [torch.stack([t.detach(), torch.ones_like(t)]) for t in outputs]
+        return torch.autograd.grad(outputs, inputs, many, is_grads_batched=True)
+
+    torch.testing.assert_close(gradients(backend), gradients("eager"))
+
+
+def test_lazy_negations_are_seen(backend: str, make_inputs: Any, device: str) -> None:
+    """PyTorch puts off some negations (of the imaginary part of a conjugate): memory holds the other sign."""
+    beta = torch.tensor([0.5, 1.0, 2.0], device=device)
+    values = [*make_inputs(), beta]
+    plain = [(-value).requires_grad_() for value in values]
+    lazy = [torch._neg_view(value).requires_grad_() for value in values]
+    for value, other in zip(plain, lazy, strict=True):
+        assert other.is_neg()
+        assert torch.equal(value, other)
+
+    def run(logits: Tensor, features: Tensor, depth: Tensor, beta: Tensor, lazy: bool) -> tuple[Tensor, ...]:
+        outputs = (
+            *flat(ops.decode_pose_and_appearance(logits, features, depth, beta=beta, backend=backend)),
+            ops.spatial_softmax(logits, beta=beta, backend=backend),
+        )
+        negate = torch._neg_view if lazy else torch.neg
+        grads = torch.autograd.grad(outputs, (logits, features, depth, beta), [negate(t.detach()) for t in outputs])
+        return *outputs, *grads
+
+    torch.testing.assert_close(run(*lazy, lazy=True), run(*plain, lazy=False))
+
+
+def test_a_functional_gradient_inside_a_compiled_function(make_inputs: Any) -> None:
+    logits = make_inputs().logits
+
+    def function(logits: Tensor) -> Tensor:
+        return torch.func.grad(lambda h: ops.soft_argmax(h).square().sum())(logits)
+
+    torch.testing.assert_close(torch.compile(function, fullgraph=True, backend="aot_eager")(logits), function(logits))
 
 
 def test_inference_mode_leaves_nothing_behind(backend: str, make_inputs: Any) -> None:

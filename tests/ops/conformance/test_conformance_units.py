@@ -239,5 +239,6 @@ def test_compilers_and_transforms_get_plain_pytorch(unit_backend: str, monkeypat
         torch.testing.assert_close(compiled(call.x), call.by("eager"))
         exported = torch.export.export(Wrapped(unit), (call.x,)).module()
         torch.testing.assert_close(exported(call.x), call.by("eager"))
+        torch.testing.assert_close(unit(torch._neg_view(call.x)), unit(-call.x))
         mapped = torch.func.vmap(unit)(torch.stack([call.x, call.x]))
         torch.testing.assert_close(mapped[1], call.by("eager"))
