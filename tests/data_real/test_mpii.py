@@ -220,6 +220,18 @@ def test_one_list_of_both_splits(tmp_path: Path, pictures: list[Picture]) -> Non
         assert SPLITS[index.split[row]] == ("val" if validates else "train")
 
 
+@pytest.mark.parametrize("value", [[1.0], "1", True])
+def test_a_flag_of_validation_in_another_form(tmp_path: Path, pictures: list[Picture], value: Any) -> None:
+    path = tmp_path / "mpii_annotations.json"
+    writer.write_joint_list(path, [(*person, True) for person in listed(pictures, 1, 2)])
+    entries = json.loads(path.read_text())
+    entries[0]["isValidation"], entries[1]["isValidation"] = value, {}
+    # As an editor on Windows saves it.
+    path.write_text(json.dumps(entries), encoding="utf-8-sig")
+    index = mpii.read(tmp_path)
+    assert [SPLITS[split] for split in index.split] == ["val", "train"]
+
+
 def test_lists_beside_the_owners_file_decide_on_splits(tmp_path: Path, pictures: list[Picture]) -> None:
     writer.write_mat(tmp_path, pictures)
     writer.write_list(tmp_path / "annot" / "train.json", [*listed(pictures, 1, 2), listed(pictures, 0)[1]])
