@@ -116,7 +116,7 @@ def _action_names(found: Annotations, actions: Sequence[str] | None, path: Path)
         raise UserError(f"{path}: an action is listed twice")
     for action, entry in used.items():
         if action not in listed:
-            raise UserError(f"{path}: {entry.where}: action {action!r} is not in the list: {', '.join(listed)}")
+            raise UserError(f"{entry.where}: action {action!r} is not in the list: {', '.join(listed)}")
     return listed
 
 

@@ -63,7 +63,8 @@ class VideoReader:
     def _open(self) -> None:
         import av
 
-        self._container = av.open(str(self.path))
+        # FFmpeg would take what stands before a colon for a protocol.
+        self._container = av.open(f"file:{self.path}")
         if not self._container.streams.video:
             raise UserError(f"{self.path} holds no video")
         self._stream = self._container.streams.video[0]
