@@ -164,7 +164,6 @@ def read(
         raise UserError(f"ntu: there is no folder {root}")
     builder = IndexBuilder("ntu", PA17 if layout == "pa17" else PA16, ACTIONS)
     skeletons = next((f for f in _SKELETON_FOLDERS if next((root / f).glob("S*.skeleton"), None)), None)
-    pickle = annotations if annotations is not None else next(iter(sorted(root.glob("*.pkl"))), None)
     if source == "auto":
         source = "pickle" if annotations is not None or skeletons is None else "owners"
     if source == "owners":
@@ -172,11 +171,7 @@ def read(
             raise UserError(f"ntu: {root} has no nturgb+d_skeletons/*.skeleton: give the folder that holds it")
         recordings = _owners(root / skeletons, _listed(root), builder)
     elif source == "pickle":
-        if pickle is None:
-            raise UserError(
-                f"ntu: {root} has neither nturgb+d_skeletons/*.skeleton nor a pickle (*.pkl) of pyskl or mmaction2"
-            )
-        recordings = _pickled(Path(pickle), PROTOCOLS[protocol], builder)
+        recordings = _pickled(Path(annotations or _find_pickle(root)), PROTOCOLS[protocol], builder)
     else:
         raise unknown_name("source of ntu", source, ("owners", "pickle"))
     notes = _fill(
@@ -323,6 +318,19 @@ def _owners(folder: Path, missing: set[str], builder: IndexBuilder) -> Iterator[
                 builder.skip("no bodies", path.stem)
                 continue
             yield _Recording(path.stem, parts, parts.action - 1, bodies, True, FULL_SIZE)
+
+
+def _find_pickle(root: Path) -> Path:
+    # Names that begin with a dot are what macOS adds to the files of others.
+    found = sorted(path for path in root.glob("*.pkl") if not path.name.startswith("."))
+    if not found:
+        raise UserError(
+            f"ntu: {root} has neither nturgb+d_skeletons/*.skeleton nor a pickle (*.pkl) of pyskl or mmaction2"
+        )
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"ntu: {root} has several pickles ({names}): name one with the option annotations={found[0]}")
+    return found[0]
 
 
 def _pickled(path: Path, prefix: str, builder: IndexBuilder) -> Iterator[_Recording]:

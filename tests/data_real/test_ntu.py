@@ -481,8 +481,12 @@ def test_pickles_with_bad_recordings(tmp_path: Path) -> None:
     made[4]["label"] = 77
     made[5]["label"] = 0
     made[6]["keypoint"] *= 0
+    other = {"label": ["one"], "total_frames": "x", "img_shape": (0, 0), "keypoint": np.full((1, 8, 25, 3), "x")}
+    odd = [
+        {**writer.annotation_3d(f"S001C001P001R002A{a:03d}", [person]), k: v} for a, (k, v) in enumerate(other.items())
+    ]
     split = {"xsub_train": names[:7], "xsub_val": []}
-    writer.write_pickle(tmp_path / "a.pkl", [*made, {"label": 3}], split)
+    writer.write_pickle(tmp_path / "a.pkl", [*made, {"label": 3}, *odd], split)
     index = read(tmp_path, check_media=False)
     assert list(index.names) == [f"ntu/{names[0]}"]
     assert index.notes["skipped"] == {
@@ -494,6 +498,7 @@ def test_pickles_with_bad_recordings(tmp_path: Path) -> None:
         "no bodies": [names[6]],
         "in no split": [names[7]],
         "no field 'frame_dir'": ["annotation 8"],
+        "a field holds something else than it should": [one["frame_dir"] for one in odd],
     }
     with pytest.raises(UserError, match="has no splits xview_train and xview_val, only xsub_train, xsub_val"):
         read(tmp_path, check_media=False, protocol="cross-view")
@@ -522,3 +527,16 @@ def test_pickles_that_are_damaged_or_run_something(tmp_path: Path, capsys: pytes
         read(tmp_path)
     with pytest.raises(UserError, match="No such file"):
         read(tmp_path, annotations=tmp_path / "b.pkl")
+    path.write_bytes(pickle.dumps({"split": ["xsub_train"], "annotations": []}))
+    with pytest.raises(UserError, match="'split' should hold a list of names"):
+        read(tmp_path)
+
+
+def test_several_pickles(tmp_path: Path) -> None:
+    for name in ("S001C001P001R001A001", "S001C001P001R001A002"):
+        writer.write_pickle(tmp_path / f"{name[-4:]}.pkl", [writer.annotation_3d(name, [writer.kinect(8)])], None)
+    with pytest.raises(UserError, match=r"several pickles \(A001\.pkl, A002\.pkl\): name one .*annotations="):
+        read(tmp_path, check_media=False)
+    assert list(read(tmp_path, check_media=False, annotations=tmp_path / "A002.pkl").action) == [1]
+    (tmp_path / "A001.pkl").rename(tmp_path / "._A002.pkl")
+    assert list(read(tmp_path, check_media=False).action) == [1]
