@@ -106,6 +106,11 @@ class _Indexed(ABC):
             return ""
         return f'"{notes["joint_convention"]}" (joints {", ".join(map(str, notes.get("owners_joints", [])))})'
 
+    @property
+    def split_remark(self) -> str:
+        """What keeps scores on its split from being compared with published ones; otherwise ""."""
+        return str(self.source.notes.get("split_remark", ""))
+
     @abstractmethod
     def _choose(self, key: Key) -> _Chosen:
         """What the sample of a key shows."""

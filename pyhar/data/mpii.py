@@ -47,6 +47,9 @@ JOINTS = (
 ANNOTATION_NAMES = ("mpii_human_pose_v1_u12_1.mat", "mpii_human_pose_v1_u12_2.mat", "mpii_human_pose.mat")
 VAL_EVERY = 10
 """Without lists, pictures of every so many-th video are for validation."""
+OWN_SPLIT = (
+    f"without train.json and valid.json, 'val' is of every {VAL_EVERY}th video, not the people of published results"
+)
 
 
 def read(
@@ -91,6 +94,8 @@ def read(
     else:
         _read_release(source, lists, made, people)
         made.notes |= {"activity": made.activity, "video": made.video, "split": "lists" if lists else "videos"}
+        if not lists:
+            made.notes["split_remark"] = OWN_SPLIT
     index = made.build()
     for split in lists.given:
         # A list that is there but of whom nobody is left is a mistake.

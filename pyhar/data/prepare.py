@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,9 @@ def prepare(
 
 def differences(index: Index) -> list[str]:
     """Where an index does not hold what a complete copy does, one sentence each; empty for a data set without published
-    counts."""
+    counts, or split otherwise."""
+    if "split_remark" in index.notes:
+        return [index.notes["split_remark"]]
     said = []
     for count in PUBLISHED.get(index.data_set, ()):
         chosen = np.flatnonzero(index.split == SPLITS.index(count.split)) if count.split else np.arange(len(index))
@@ -113,10 +115,23 @@ def summary(index: Index, folder: Path) -> str:
             of = ", ".join(f"{count} {kind}" for kind, count in zip(MEDIA_KINDS, kinds, strict=True) if count)
             lines.append(f"  {split}: {len(chosen)} sequences ({of}), {frames} frames")
     lines += [f"  note: {difference}" for difference in differences(index)]
-    for reason, names in index.notes.get("skipped", {}).items():
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        lines.append(f"  left out, {reason}: {len(names)} ({', '.join(map(str, names[:_SHOWN]))}{more})")
+    lines += [f"  note: {remark}: {_some(names)}" for remark, names in _remarks(index.notes) if names]
+    lines += [f"  left out, {reason}: {_some(names)}" for reason, names in index.notes.get("skipped", {}).items()]
     return "\n".join(lines)
+
+
+def _remarks(notes: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """What loaders found odd about sequences that they took, and the sequences."""
+    yield from notes.get("cut", {}).items()
+    yield from ((key.replace("_", " "), notes[key]) for key in notes if key.startswith("fewer_"))
+    apart = notes.get("disagree", {})
+    worst = max(apart.values(), default=0.0)
+    yield f"joints in space are up to {worst:.0f} pixels from those in the picture, as with wrong cameras", list(apart)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} ({', '.join(map(str, names[:_SHOWN]))}{more})"
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m pyhar.data.prepare") -> int:

@@ -227,6 +227,23 @@ def test_published_counts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(preparing.PUBLISHED) < set(registry.ON_DISK) | {"fake"}
 
 
+def test_what_loaders_found_odd_is_said(root: Path) -> None:
+    index = quietly(root)
+    assert "note" not in summary(index, root)
+    index.notes |= {
+        "cut": {"video shorter than its joints": ["a", "b"]},
+        "fewer_boxes_than_frames": ["c"],
+        "fewer_frames_than_labels": [],
+        "disagree": {"d": 7.2, "e": 401.6},
+    }
+    said = [line for line in summary(index, root).splitlines() if "note" in line]
+    assert said == [
+        "  note: video shorter than its joints: 2 (a, b)",
+        "  note: fewer boxes than frames: 1 (c)",
+        "  note: joints in space are up to 402 pixels from those in the picture, as with wrong cameras: 2 (d, e)",
+    ]
+
+
 def test_options_of_the_data_set(root: Path) -> None:
     assert main(["fake", str(root), "--no-progress", "--set", "joint-set=release", "--set", "scale=2.5"]) == 0
     notes = Index.load(index_of("fake", root)).notes
