@@ -6,7 +6,7 @@ What cannot be used is left out of the index, counted and named; training and ev
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import numpy as np
 from pyhar.cli import run
 from pyhar.data.index import MEDIA_KINDS, SPLITS, Index
 from pyhar.data.media_files import Faults, check_media, extract_frames
+from pyhar.data.option_values import read_options
 from pyhar.data.registry import ON_DISK, index_of
 from pyhar.errors import UserError, unknown_name
 
@@ -64,7 +65,7 @@ def prepare(
     otherwise only whether each is there. extract: write the frames of videos as JPEG files beside the index, once, and
     let the index name those. workers: files looked at or extracted at a time. options: the data set's own.
 
-    Raises UserError if the owners' files are missing, or nothing usable is left.
+    Raises UserError if the owners' files are missing, nothing usable is left, or the index cannot be written there.
     """
     if name not in ON_DISK:
         raise unknown_name("data set on disk", name, ON_DISK)
@@ -73,6 +74,7 @@ def prepare(
     if workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
     folder = index_of(name, root, index)
+    _check_writable(folder)
     found = ON_DISK[name].read(root, **(options or {}))
     faults = check_media(found, root, whole=check, workers=workers, progress=progress)
     found = _without(found, faults)
@@ -81,6 +83,16 @@ def prepare(
         found = _without(found, faults)
     found.save(folder)
     return Index.load(folder), folder
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise UserError before hours of work rather than after them."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UserError(
+            f"the index cannot be written to {folder}, since {there} is no folder that you may write to: choose "
+            "another with --index DIR, or set PYHAR_INDEX to a folder for all indices"
+        )
 
 
 def differences(index: Index) -> list[str]:
@@ -142,7 +154,10 @@ def main(argv: list[str] | None = None, prog: str = "python -m pyhar.data.prepar
     parser.add_argument("dataset", help=f"one of {', '.join(ON_DISK)}")
     parser.add_argument("root", type=Path, help="the folder that its owners' files were unpacked into")
     parser.add_argument(
-        "--index", type=Path, metavar="DIR", help="where to write it (default: ROOT/.pyhar-index/DATASET)"
+        "--index",
+        type=Path,
+        metavar="DIR",
+        help="where to write it (default: PYHAR_INDEX/DATASET, else ROOT/.pyhar-index/DATASET)",
     )
     parser.add_argument("--check", action="store_true", help="look into every picture and video, not only for its name")
     parser.add_argument(
@@ -162,24 +177,10 @@ def main(argv: list[str] | None = None, prog: str = "python -m pyhar.data.prepar
         extract=given.extract,
         workers=given.workers,
         progress=not given.no_progress,
-        options=_options(given.set),
+        options=read_options(given.set, ON_DISK[given.dataset].options if given.dataset in ON_DISK else {}),
     )
     print(summary(index, folder))
     return 0
-
-
-def _options(words: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE words as options; values are JSON where they can be (true, 3, [1, 2]), else text."""
-    options: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (name and equals):
-            raise UserError(f"--set takes NAME=VALUE, not {word!r}")
-        try:
-            options[name.replace("-", "_")] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name.replace("-", "_")] = value
-    return options
 
 
 def _without(index: Index, faults: Faults) -> Index:

@@ -48,7 +48,7 @@ def quietly(root: Path, **options: Any) -> Index:
 
 
 def test_prepared_once_and_built_by_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"has no index yet: run `python -m pyhar.data.prepare fake .*fake`"):
+    with pytest.raises(UserError, match=r"has no index in .*/fake: run `python -m pyhar.data.prepare fake .*fake`, or"):
         build("fake", "train", "pose", root=root)
     quietly(root)
     assert (root / ".pyhar-index/fake/index.json").is_file()
@@ -227,6 +227,16 @@ def test_published_counts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(preparing.PUBLISHED) < set(registry.ON_DISK) | {"fake"}
 
 
+def test_an_index_that_cannot_be_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "file").touch()
+    monkeypatch.setattr(OnDisk, "read", None)  # It is said before anything is read.
+    with pytest.raises(UserError, match=r"cannot be written to .*file/deep/er, since .*file is no folder.*PYHAR_INDEX"):
+        quietly(root, index=root / "file/deep/er")
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != root)
+    with pytest.raises(UserError, match="is no folder that you may write to"):
+        quietly(root)
+
+
 def test_what_loaders_found_odd_is_said(root: Path) -> None:
     index = quietly(root)
     assert "note" not in summary(index, root)
@@ -252,6 +262,8 @@ def test_options_of_the_data_set(root: Path) -> None:
         main(["fake", str(root), "--set", "joint_sets=release"])
     with pytest.raises(UserError, match="NAME=VALUE, not 'release'"):
         main(["fake", str(root), "--set", "release"])
+    with pytest.raises(UserError, match="--set scale: expected a number, not 'large'"):
+        main(["fake", str(root), "--set", "scale=large"])
 
 
 def test_the_command_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

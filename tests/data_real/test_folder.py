@@ -197,6 +197,8 @@ def test_splits_where_the_file_gives_none(tmp_path: Path) -> None:
     assert index.notes["splits"] == "share"
     with pytest.raises(UserError, match="test_share"):
         folder.read(tmp_path, test_share=1.0)
+    with pytest.raises(UserError, match="box_margin must be at least 0, not -1"):
+        folder.read(tmp_path, box_margin=-1)
     # If the file gives some, the rest trains.
     sequences[0]["split"] = "val"
     writer.write_json(tmp_path, sequences)

@@ -355,6 +355,8 @@ def test_options_and_places_that_are_wrong(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(UserError, match="every 0 and 64 frames"):
         read(tmp_path, train_step=0)
+    with pytest.raises(UserError, match="window of 0 mm"):
+        read(tmp_path, window_mm=0)
     with pytest.raises(UserError, match="no joints are published of subject 2"):
         read(tmp_path, subjects=(1, 2))
     with pytest.raises(UserError, match="did you mean 'fetch'"):
