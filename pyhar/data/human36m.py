@@ -203,7 +203,7 @@ def _check_medium(root: Path, view: View) -> tuple[str | None, list[int], int]:
     try:
         if view.numbers is None:
             if not (root / view.media).is_file():
-                return "video missing", [], 0
+                return "video missing from S<n>/Videos/", [], 0
             header = read_video_header(root / view.media)
             width, height, frames = header.width, header.height, header.frames
         else:

@@ -195,7 +195,8 @@ def _recordings(home: Path) -> set[str]:
     kinds = ("D2_Positions", "D3_Positions", *SKELETONS.values())
     files = (path for kind in kinds for folder in _FOLDERS for path in (home / folder.format(kind)).glob("*.cdf"))
     names = {re.sub(r"\.\d{8}$", "", path.stem) for path in files}
-    return {name for name in names if not name.startswith("_ALL")}
+    # Names that begin with a dot are what macOS adds to the files of others.
+    return {name for name in names if not name.startswith(("_ALL", "."))}
 
 
 def _video_name(home: Path, name: str, camera_name: str) -> str:

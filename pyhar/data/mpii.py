@@ -127,7 +127,7 @@ class _People(IndexBuilder):
     def add_person(self, name: str, person: Person) -> bool:
         """Add a person unless there is nothing to see or to learn of them."""
         if person.image not in self._present:
-            self.skip("picture missing", name)
+            self.skip(f"picture missing from {self._folder}/", name)
             return False
         px = np.full((len(self.layout.joints), 2), np.nan)
         visible = np.zeros(len(px), dtype=bool)

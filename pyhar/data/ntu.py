@@ -199,7 +199,7 @@ def _fill(
         media = f"{folder}/{one.name}_rgb.avi"
         header, wrong = VideoHeader(*one.size, 0), None
         if not (root / media).is_file():
-            wrong = "video missing" if check_media else None
+            wrong = f"video missing from {folder}/" if check_media else None
         elif check_media:
             try:
                 header = read_video_header(root / media)
@@ -300,7 +300,7 @@ def _listed(root: Path) -> set[str]:
 
 
 def _owners(folder: Path, missing: set[str], builder: IndexBuilder) -> Iterator[_Recording]:
-    for path in sorted(folder.glob("*.skeleton")):
+    for path in sorted(folder.glob("[!.]*.skeleton")):
         parts = Name.of(path.stem)
         if parts is None:
             builder.skip("name is not SsssCcccPpppRrrrAaaa", path.stem)

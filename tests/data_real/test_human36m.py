@@ -310,6 +310,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
     writer.write_cdf(folder / "D3_Positions" / "Juggling 1.cdf", np.ones((3, 32, 3)))
     writer.write_cdf(folder / "D3_Positions" / "Sitting 3.cdf", np.ones((3, 32, 3)))
     writer.write_cdf(folder / "D3_Positions" / "_ALL 1.cdf", np.ones((3, 32, 3)))  # Never of use, so never named.
+    (folder / "D3_Positions" / "._Sitting 1.cdf").write_text("made by macOS")  # Neither is this.
     one = writer.view(2, camera)  # Another subject's camera.
     sitting_down = one.to_pixels(one.to_camera(data.recordings[-1].world))
     writer.write_cdf(folder / "D2_Positions" / f"SittingDown 1.{camera}.cdf", sitting_down)
@@ -320,7 +321,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
         reason: [name for name in names if not name.endswith(writer.CAMERAS[1:])]
         for reason, names in index.notes["skipped"].items()
     }
-    assert skipped["video missing"] == [f"S1/Discussion 1.{camera}"]
+    assert skipped["video missing from S<n>/Videos/"] == [f"S1/Discussion 1.{camera}"]
     assert skipped["video damaged"] == [f"S1/Eating 1.{camera}"]
     assert skipped["pictures of 500 x 502 pixels, which is not what the camera took"] == [f"S1/Greeting 1.{camera}"]
     assert skipped["3D joints missing"] == [f"S1/Phoning 1.{camera}"]
@@ -344,7 +345,9 @@ def test_splits_that_would_be_empty(tmp_path: Path) -> None:
         read(root, required=("trian",))
     for path in root.glob("S1/Videos/*"):
         path.unlink()
-    with pytest.raises(UserError, match=r"nothing to index .*video missing: 8, first S1/Directions 1"):
+    with pytest.raises(
+        UserError, match=r"nothing to index .*video missing from S<n>/Videos/: 8, first S1/Directions 1"
+    ):
         read(root)
 
 

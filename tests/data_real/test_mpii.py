@@ -266,7 +266,7 @@ def test_a_missing_picture_is_skipped_and_named(tmp_path: Path, pictures: list[P
     (tmp_path / "images" / pictures[1].image).unlink()
     writer.write_mat(tmp_path, pictures)
     index = mpii.read(tmp_path)
-    assert index.notes["skipped"]["picture missing"] == ["mpii/000000002/1"]
+    assert index.notes["skipped"]["picture missing from images/"] == ["mpii/000000002/1"]
     assert "mpii/000000002/1" not in index.names
     # What is kept for each sequence stays in step.
     assert len(index.notes["activity"]) == len(index.notes["video"]) == len(index)
@@ -369,5 +369,7 @@ def test_a_split_that_would_be_empty(tmp_path: Path, pictures: list[Picture]) ->
     # A list is there, but none of its people can be used.
     writer.write_list(tmp_path / "valid.json", listed(pictures, 1))
     (tmp_path / "images" / pictures[1].image).unlink()
-    with pytest.raises(UserError, match=r"nobody on the list for val .*picture missing \(1, such as mpii/val"):
+    with pytest.raises(
+        UserError, match=r"nobody on the list for val .*picture missing from images/ \(1, such as mpii/val"
+    ):
         mpii.read(tmp_path)

@@ -325,6 +325,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"0.0574", b"x.0574").replace(b"-0.2059419", b"what", 1))
     writer.write_skeleton(skeletons / f"{names[7]}.skeleton", [], 8)
     (skeletons / f"{names[8]}.skeleton").write_bytes(b"")
+    (skeletons / f"._{names[1]}.skeleton").write_text("made by macOS")
     writer.write_missing(tmp_path / "Matlab" / "NTU_RGBD_samples_with_missing_skeletons.txt", [names[9]])
     (skeletons / f"{names[10]}.skeleton").rename(skeletons / "S018C001P001R001A061.skeleton")
     (skeletons / f"{names[11]}.skeleton").rename(skeletons / "S001-A011.skeleton")
@@ -332,7 +333,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
     assert list(index.names) == [f"ntu/{names[1]}"]
     assert index.notes["skipped"] == {
         "name is not SsssCcccPpppRrrrAaaa": ["S001-A011"],
-        "video missing": [names[2]],
+        "video missing from nturgb+d_rgb/": [names[2]],
         "video damaged": [names[3]],
         "skeleton damaged": [names[4], names[5], names[6], names[8]],
         "no bodies": [names[7]],
