@@ -130,7 +130,7 @@ def _look(root: Path, medium: str, span: _Span, whole: bool) -> int | None:
     if missing:
         raise UserError("the file is missing" if len(missing) == len(files) else "frames are missing")
     if whole and span.kind == "video":
-        return _too_short(files[0], numbers)[1]
+        return _too_short(files[0], numbers, decode=True)[1]
     if whole:
         sizes = {check_picture(file) for file in files}
         if len(sizes) > 1:
@@ -138,14 +138,24 @@ def _look(root: Path, medium: str, span: _Span, whole: bool) -> int | None:
     return None
 
 
-def _too_short(video: Path, numbers: list[int]) -> tuple[list[int], int | None]:
-    """The frames that a video has of those asked for, and how many it holds if that is not all of them."""
+def _too_short(video: Path, numbers: list[int], decode: bool = False) -> tuple[list[int], int | None]:
+    """The frames that a video has of those asked for, and how many it holds if that is not all of them. decode: leave
+    out those that cannot be decoded since the file ends before them."""
     reader = VideoReader(video)
+    held, count = [number for number in numbers if number < reader.num_frames], reader.num_frames
+    if decode and reader.cut_off:
+        while held and not _decodes(reader, held[-1]):
+            count = held.pop()
     reader.close()
-    held = [number for number in numbers if number < reader.num_frames]
     if not held:
         raise UserError("the video is shorter than its annotation")
-    return held, None if held == numbers else reader.num_frames
+    return held, None if held == numbers else count
+
+
+def _decodes(reader: VideoReader, number: int) -> bool:
+    with suppress(UserError):
+        return any(reader.read([number]))
+    return False
 
 
 def _short(message: str, path: str) -> str:

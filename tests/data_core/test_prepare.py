@@ -19,6 +19,7 @@ from pyhar.data import registry
 from pyhar.data.index import MEDIA_KINDS, Index
 from pyhar.data.prepare import Count, differences, main, prepare, summary
 from pyhar.data.registry import OnDisk, build, index_of, root_of
+from pyhar.data.video_reader import VideoReader
 from pyhar.errors import UserError
 
 
@@ -137,6 +138,20 @@ def test_videos_shorter_than_their_annotation_are_cut(root: Path) -> None:
     assert index.notes["skipped"] == {"the video is shorter than its annotation: its last frames": ["fake/b"]}
     np.testing.assert_array_equal(index.joints_px[8:], Index.load(root / "as-shipped").joints_px[21:])
     assert quietly(root, extract=True).num_frames(1) == 7
+
+
+def test_the_last_frames_of_a_video_that_is_cut_off(root: Path) -> None:
+    path = write_video(root / "videos/b.avi", [picture(128, 96, [(30 + i, 40, WHITE)]) for i in range(20)], b_frames=2)
+    data = path.read_bytes()
+    path.write_bytes(data[:-500])
+    reader = VideoReader(path)
+    count = reader.num_frames
+    with pytest.raises(UserError, match="cannot be decoded"):
+        list(reader.read(range(count)))
+    index = quietly(root, check=True)
+    assert count - 4 < index.num_frames(1) < count
+    assert len(list(VideoReader(path).read(range(index.num_frames(1))))) == index.num_frames(1)
+    assert "fake/b" in index.notes["skipped"]["the video is shorter than its annotation: its last frames"]
 
 
 def test_sequences_behind_the_end_of_a_video_are_left_out(root: Path) -> None:
