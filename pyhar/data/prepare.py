@@ -103,6 +103,8 @@ def differences(index: Index) -> list[str]:
     said = []
     for count in PUBLISHED.get(index.data_set, ()):
         chosen = np.flatnonzero(index.split == SPLITS.index(count.split)) if count.split else np.arange(len(index))
+        if count.what == "media" and (index.media_kind[chosen] == MEDIA_KINDS.index("picture")).any():
+            continue  # Recordings as single pictures, of which anybody may keep as many as they like.
         if count.what == "sequences":
             held = len(chosen)
         elif count.what == "media":
@@ -138,7 +140,8 @@ def _remarks(notes: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     yield from ((key.replace("_", " "), notes[key]) for key in notes if key.startswith("fewer_"))
     apart = notes.get("disagree", {})
     worst = max(apart.values(), default=0.0)
-    yield f"joints in space are up to {worst:.0f} pixels from those in the picture, as with wrong cameras", list(apart)
+    cause = "as with wrong cameras or without their distortion"
+    yield f"joints in space are up to {worst:.0f} pixels from those in the picture, {cause}", list(apart)
 
 
 def _some(names: Sequence[str]) -> str:
