@@ -161,6 +161,7 @@ def _on_disk(name: str) -> Callable[..., Any]:
             return IndexedPoses(loaded, folder, split, **options)
         if "subsample" not in loaded.notes:
             options.setdefault("subsample", ON_DISK[name].subsample)
+        options.setdefault("labelled", True)
         return IndexedClips(loaded, folder, split, **options)
 
     return builder

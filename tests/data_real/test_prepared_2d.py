@@ -76,7 +76,9 @@ def test_a_folder(tmp_path: Path) -> None:
     clips = folder_writer.example(tmp_path)
     folder_writer.write_json(tmp_path, [folder_writer.as_json(clip, split="train") for clip in clips])
     prepare("folder", tmp_path, progress=False, check=True)
-    data = registry.build("folder", "train", "clips", root=tmp_path, image_size=128, clip_frames=2, augment=False)
+    options = {"root": tmp_path, "image_size": 128, "clip_frames": 2, "augment": False}
+    assert len(registry.build("folder", "train", "clips", **options)) == sum(c.action is not None for c in clips)
+    data = registry.build("folder", "train", "clips", labelled=False, **options)
     assert len(data) == len(clips)
     for i, clip in enumerate(clips):
         sample = data.clip(i, [0])
