@@ -23,6 +23,7 @@ from pyhar.data.registry import ON_DISK, index_of
 from pyhar.errors import UserError, unknown_name
 
 _SHOWN = 5
+_NO_PLACE = "neither a box nor two joints in pixels"
 _TOO_SHORT = "the video is shorter than its annotation"
 
 
@@ -75,7 +76,7 @@ def prepare(
         raise UserError(f"workers must be at least 1, not {workers}")
     folder = index_of(name, root, index)
     _check_writable(folder)
-    found = ON_DISK[name].read(root, **(options or {}))
+    found = _with_crops(ON_DISK[name].read(root, **(options or {})))
     faults = check_media(found, root, whole=check, workers=workers, progress=progress)
     found = _without(found, faults)
     if extract:
@@ -184,6 +185,21 @@ def main(argv: list[str] | None = None, prog: str = "python -m pyhar.data.prepar
     )
     print(summary(index, folder))
     return 0
+
+
+def _with_crops(index: Index) -> Index:
+    """The index without the sequences that say nowhere where the person is."""
+    known = np.isfinite(index.joints_px).all(axis=-1).sum(axis=-1)
+    known[np.isfinite(index.box).all(axis=-1)] = 2
+    placed = np.add.reduceat(known, index.first_row[:-1]) >= 2
+    if placed.all():
+        return index
+    if not placed.any():
+        raise UserError(f"{index.data_set}: {_NO_PLACE} in any of its {len(index)} sequences: nothing can be cropped")
+    left = index.select(np.flatnonzero(placed))
+    lost = [index.names[int(place)] for place in np.flatnonzero(~placed)]
+    left.notes["skipped"] = {**index.notes.get("skipped", {}), _NO_PLACE: lost}
+    return left
 
 
 def _without(index: Index, faults: Faults) -> Index:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,7 @@ def test_sequences_behind_the_end_of_a_video_are_left_out(root: Path) -> None:
             kind="video",
             split="test",
             joints_px=joints(8),
+            box=[20, 10, 100, 80],
             first_frame=first,
             frame_step=step,
         )
@@ -194,7 +196,7 @@ def test_extracting_goes_on_where_it_was_stopped(root: Path, monkeypatch: pytest
     shutil.copy(root / "videos/b.avi", root / "videos/d.avi")
     builder = small_index()
     for name in "bd":
-        builder.add(name=name, media=f"videos/{name}.avi", kind="video", split="test", joints_px=joints(5))
+        builder.add(name=name, media=f"videos/{name}.avi", kind="video", split="test", frames=5, box=[20, 10, 100, 80])
     builder.build().save(root / "as-shipped")
     folder = index_of("fake", root) / "frames/videos"
     read, opened = preparing.extract_frames.__globals__["read_frames"], []
@@ -244,6 +246,22 @@ def test_published_counts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert differences(index) == said
     assert all(f"note: {one}" in summary(index, root) for one in said)
     assert set(preparing.PUBLISHED) < set(registry.ON_DISK) | {"fake"}
+
+
+def test_people_who_are_nowhere_are_left_out(root: Path) -> None:
+    index = Index.load(root / "as-shipped")
+    px, box = index.joints_px.copy(), np.full_like(index.box, np.nan)
+    px[:21] = np.nan
+    px[7, 3] = index.joints_px[21, 8]  # One joint in all.
+    replace(index, joints_px=px, box=box).save(root / "as-shipped")
+    assert quietly(root).notes["skipped"] == {"neither a box nor two joints in pixels": ["fake/a", "fake/b"]}
+    px[8, 3] = px[7, 3]
+    box[0] = [1, 1, 9, 9]
+    replace(index, joints_px=px, box=box).save(root / "as-shipped")
+    assert len(quietly(root)) == 3
+    replace(index, joints_px=px * np.nan, box=box * np.nan).save(root / "as-shipped")
+    with pytest.raises(UserError, match="fake: neither a box nor two joints in pixels in any of its 3 sequences"):
+        quietly(root)
 
 
 def test_an_index_that_cannot_be_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
