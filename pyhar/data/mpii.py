@@ -121,8 +121,8 @@ class _People(IndexBuilder):
         self._folder = pictures.relative_to(root).as_posix()
         self._present = {path.name for path in pictures.iterdir()}
         self._place = [self.layout.index(joint) for joint in JOINTS]
-        self.activity: list[str] = []
-        self.video: list[str] = []
+        self.activity: dict[str, str] = {}
+        self.video: dict[str, str] = {}
 
     def add_person(self, name: str, person: Person) -> bool:
         """Add a person unless there is nothing to see or to learn of them."""
@@ -222,9 +222,9 @@ def _read_release(source: Path, lists: Lists, made: _People, people: str) -> Non
                 person.split = listed
             if made.add_person(name, person):
                 act = acts[i] if i < len(acts) else {}
-                made.activity.append(matlab.text(act.get("act_name")))
+                made.activity[name] = matlab.text(act.get("act_name"))
                 known = np.isfinite(video) and 1 <= video <= len(videos)
-                made.video.append(matlab.text(videos[int(video) - 1]) if known else "")
+                made.video[name] = matlab.text(videos[int(video) - 1]) if known else ""
 
 
 def _person(image: str, split: str, rect: dict[str, Any]) -> Person:

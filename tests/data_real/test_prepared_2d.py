@@ -62,7 +62,7 @@ def test_penn_action(tmp_path: Path) -> None:
         shot = penn_writer.example(i, frames=5)
         penn_writer.write(tmp_path, i, shot, penn_writer.labels(shot, label, (1, -1)[i - 1]))
     index, _ = prepare("penn", tmp_path, progress=False)
-    assert index.notes["viewpoint"] == ["front", "front"]
+    assert index.notes["viewpoint"] == {"penn/0001": "front", "penn/0002": "front"}
     clips = registry.build("penn", "test", "clips", root=tmp_path, image_size=128, clip_frames=4)
     assert clips.subsample == 6
     assert clips.action_names[int(clips[0]["action"])] == "bowling"
