@@ -12,11 +12,13 @@ import torch
 from writers import ntu as writer
 from writers.videos import cut_off
 
+from pyhar.data import registry
 from pyhar.data.geometry import project
 from pyhar.data.index import SPLITS, Index
 from pyhar.data.ntu import ACTIONS, read
 from pyhar.data.ntu_bodies import fit_pinhole
 from pyhar.data.ntu_files import read_missing, read_skeleton
+from pyhar.data.prepare import prepare
 from pyhar.errors import UserError
 
 ONE = "S001C002P003R001A013"
@@ -388,6 +390,21 @@ def test_pickle_of_kinect_joints(tmp_path: Path) -> None:
                 assert index.action[i] == int(name[-3:]) - 1
             assert np.isnan(index.joints_px).all()
             assert np.isnan(index.camera).all()
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (480, 270)])
+def test_clips_of_a_pickle_without_pixels(tmp_path: Path, size: tuple[int, int]) -> None:
+    person = writer.kinect(8)
+    writer.write_pickle(tmp_path / "a.pkl", [writer.annotation_3d(ONE, [person])], None)
+    writer.write_rgb(tmp_path, ONE, 8, size)
+    prepare("ntu", tmp_path, progress=False)
+    clips = registry.build("ntu", "test", "clips", root=tmp_path, image_size=32, clip_frames=8, augment=False)
+    sample, px = clips[0], writer.to_colour(person)[:, writer.MIRRORED] * size[0] / 1920
+    np.testing.assert_allclose(sample["box"], [*px.min((0, 1)), *px.max((0, 1))], rtol=0, atol=30 * size[0] / 1920)
+    normalised = px @ sample["to_crop"].numpy()[:2, :2].T + sample["to_crop"].numpy()[:2, 2]
+    assert ((normalised > 0.03) & (normalised < 0.97)).all()
+    with pytest.raises(UserError, match="no joints in pixels"):
+        registry.build("ntu", "test", "pose", root=tmp_path, augment=True)
 
 
 def test_pickles_of_other_versions(tmp_path: Path) -> None:
