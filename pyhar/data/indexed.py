@@ -307,16 +307,17 @@ class IndexedPoses(_Indexed):
         return _Chosen(place, sequence, np.array([frame]), crop, name)
 
     def _with_joints(self) -> Ints:
-        """The split's sequences that have a known joint; all of them if none has."""
-        index, sequences = self.source, self.sequences
+        """The split's sequences that have a known joint of the layout; all of them if none has."""
+        index, sequences, joints = self.source, self.sequences, self._joints[~self._missing]
         # Most have one in the middle: not all of a large index has to be looked at.
         middle = (index.first_row[sequences] + index.first_row[sequences + 1]) // 2
-        known = np.asarray(_known(index.joints_px[middle]).any(axis=-1))
+        known = np.asarray(_known(index.joints_px[middle][:, joints]).any(axis=-1))
         for place in np.flatnonzero(~known):
-            known[place] = _known(index.joints_px[self._rows(int(sequences[place]))]).any()
+            known[place] = _known(index.joints_px[self._rows(int(sequences[place]))][:, joints]).any()
         if not known.any() and self.augmentation is not None:
             raise UserError(
-                f"the {self.split} split of {index.data_set} has no joints in pixels: learn poses from another data set"
+                f"the {self.split} split of {index.data_set} has no joints of layout {self.layout.name!r} in pixels: "
+                "learn poses from another data set"
             )
         return sequences[known] if known.any() else sequences
 

@@ -403,7 +403,7 @@ def test_clips_of_a_pickle_without_pixels(tmp_path: Path, size: tuple[int, int])
     np.testing.assert_allclose(sample["box"], [*px.min((0, 1)), *px.max((0, 1))], rtol=0, atol=30 * size[0] / 1920)
     normalised = px @ sample["to_crop"].numpy()[:2, :2].T + sample["to_crop"].numpy()[:2, 2]
     assert ((normalised > 0.03) & (normalised < 0.97)).all()
-    with pytest.raises(UserError, match="no joints in pixels"):
+    with pytest.raises(UserError, match="no joints of layout 'pa17' in pixels"):
         registry.build("ntu", "test", "pose", root=tmp_path, augment=True)
 
 
