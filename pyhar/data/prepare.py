@@ -64,7 +64,8 @@ def prepare(
 
     index: where to save it, else as `pyhar.data.registry.index_of` says. check: look into every picture and video;
     otherwise only whether each is there. extract: write the frames of videos as JPEG files beside the index, once, and
-    let the index name those. workers: files looked at or extracted at a time. options: the data set's own.
+    let the index name those. workers: files looked at or extracted at a time. progress: show on stderr what goes on.
+    options: the data set's own.
 
     Raises UserError if the owners' files are missing, nothing usable is left, or the index cannot be written there.
     """
@@ -76,6 +77,8 @@ def prepare(
         raise UserError(f"workers must be at least 1, not {workers}")
     folder = index_of(name, root, index)
     _check_writable(folder)
+    if progress:
+        print(f"reading the annotations of {name} in {root}; large data sets take minutes", file=sys.stderr, flush=True)
     found = _with_crops(ON_DISK[name].read(root, **(options or {})))
     faults = check_media(found, root, whole=check, workers=workers, progress=progress)
     found = _without(found, faults)

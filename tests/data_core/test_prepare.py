@@ -110,10 +110,13 @@ def test_what_is_missing_is_left_out_and_told(root: Path, capsys: pytest.Capture
     assert list(index.names) == ["fake/a"]
     assert index.notes["skipped"] == {"the file is missing": ["fake/b"], "frames are missing": ["fake/c"]}
     assert main(["fake", str(root), "--no-progress"]) == 0
-    told = capsys.readouterr().out
+    told, beside = capsys.readouterr()
+    assert beside == ""
     assert "fake: 1 sequences, 1 frames, index in" in told
     assert "train: 1 sequences (1 picture), 1 frames" in told
     assert "left out, the file is missing: 1 (fake/b)" in told
+    assert main(["fake", str(root)]) == 0
+    assert f"reading the annotations of fake in {root}" in capsys.readouterr().err
 
 
 def test_checking_looks_inside(root: Path) -> None:
