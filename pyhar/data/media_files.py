@@ -65,6 +65,7 @@ def extract_frames(
     an index that names those, with what was wrong with media of that index.
 
     A video's folder appears when it is complete, and one that is complete stays, unless the video has changed since.
+    Raises UserError if frames cannot be written.
     """
     spans = {medium: span for medium, span in _spans(index).items() if span.kind == "video"}
     folders = {medium: folder.joinpath(*(part for part in Path(medium).parts if part not in _UP)) for medium in spans}
@@ -75,6 +76,9 @@ def extract_frames(
             return medium, "", _extract(root / medium, folders[medium], span.numbers())
         except UserError as error:
             return medium, _short(str(error), medium), None
+        except OSError as error:
+            # No fault of this video: the next would fare the same.
+            raise UserError(f"frames cannot be written to {folder} ({error}): is there room on the disk?") from error
 
     found = _faults(_each(write, list(spans.items()), workers, f"extracting {index.data_set}", progress))
     patterns: dict[str, str] = {}
@@ -188,7 +192,7 @@ def _extract(video: Path, folder: Path, numbers: list[int]) -> int | None:
             file = temporary / f"{number:06d}.jpg"
             bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
             if not cv2.imwrite(str(file), bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
-                raise UserError(f"{file} cannot be written: is there room on the disk?")
+                raise OSError(f"{file.name} of {video.name} is not written")
         write_text(temporary / _DONE, json.dumps(wanted))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)

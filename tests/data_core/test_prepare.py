@@ -235,6 +235,13 @@ def test_videos_that_cannot_be_extracted_are_left_out(root: Path) -> None:
     assert not list((index_of("fake", root) / "frames/videos").iterdir())  # nothing by halves
 
 
+def test_no_room_for_frames(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cv2.imwrite", lambda *_: False)
+    with pytest.raises(UserError, match=r"frames cannot be written to .*000000\.jpg of b\.avi.*room on the disk"):
+        quietly(root, extract=True)
+    assert not (index_of("fake", root) / "index.json").exists()
+
+
 def test_published_counts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = quietly(root)
     assert differences(index) == []
