@@ -121,7 +121,7 @@ def root_of(name: str, root: str | os.PathLike[str] | None = None) -> Path:
     else:
         raise UserError(f"where is the data set {name}? Set {variable} to its folder, or PYHAR_DATA to the one above")
     if not found.is_dir():
-        raise UserError(f"the folder of the data set {name} is not there: {found}")
+        raise UserError(f"the folder of the data set {name} is not there: {found}; {variable} can name it")
     return found
 
 

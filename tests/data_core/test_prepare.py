@@ -73,7 +73,7 @@ def test_prepared_once_and_built_by_name(root: Path, monkeypatch: pytest.MonkeyP
 def test_folders_by_option_and_variable(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert root_of("fake", root) == root
     monkeypatch.setenv("PYHAR_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"is not there: .*nowhere/fake"):
+    with pytest.raises(UserError, match=r"is not there: .*nowhere/fake; PYHAR_DATA_FAKE can name it"):
         root_of("fake")
     monkeypatch.setenv("PYHAR_DATA_FAKE", str(root))
     assert root_of("fake") == root
