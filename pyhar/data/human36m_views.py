@@ -131,7 +131,7 @@ def _views_of(
 ) -> Iterator[tuple[str, str, Camera]]:
     """Name, camera's name and camera of the views of a recording; those that have no camera are noted."""
     if (subject, name) in DROPPED:
-        builder.skip("left out by the protocol", f"S{subject}/{name}")
+        builder.skip("dropped by the protocol", f"S{subject}/{name}")
         return
     for camera_name in metadata.camera_names:
         label = f"S{subject}/{name}.{camera_name}"
@@ -247,7 +247,7 @@ def fetch(
                 continue
             # The second recording of S11's Directions is the owners' "Directions".
             if (subject, path.parent.name) == (11, "Directions-2"):
-                builder.skip("left out by the protocol", label)
+                builder.skip("dropped by the protocol", label)
             elif activity is None:
                 builder.skip("unknown activity", label)
             elif mm is None:

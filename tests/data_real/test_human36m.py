@@ -67,7 +67,7 @@ def test_owners_files(tmp_path: Path) -> None:
     writer.write_owners(tmp_path / "h36m", data)
     index = read(tmp_path / "h36m", train_step=5, test_step=4, required=("train", "test"))
     check(index, data, {"train": np.arange(0, 99, 5), "test": np.arange(0, 99, 4)})
-    assert index.notes["skipped"]["left out by the protocol"] == ["S11/Directions"]
+    assert index.notes["skipped"]["dropped by the protocol"] == ["S11/Directions"]
     assert index.notes["joint_convention"] == "release"
     assert index.notes["source"] == "owners"
     assert index.notes["image_sizes"] == {camera: list(size) for camera, size in writer.SIZES.items()}
@@ -198,7 +198,7 @@ def test_fetch(tmp_path: Path) -> None:
         mm = data.view(data.recordings[0], "54138969").to_camera(data.recordings[0].world[row])
         np.testing.assert_allclose(index.joints_mm[index.first_row[i]], mm[order], rtol=0, atol=0.01)
     # "Directions-2" of S11 is the owners' "Directions".
-    assert {name.rpartition(".")[0] for name in index.notes["skipped"]["left out by the protocol"]} == {
+    assert {name.rpartition(".")[0] for name in index.notes["skipped"]["dropped by the protocol"]} == {
         "S11/Directions-2"
     }
     assert "human36m/S11/Directions-1.54138969" in list(index.names)
@@ -233,7 +233,7 @@ def test_fetch_of_bad_files(tmp_path: Path) -> None:
     mm = data.view(data.recordings[0], "54138969").to_camera(data.recordings[0].world[[0, 2, 3]])
     np.testing.assert_allclose(index.joints_mm, mm[:, list(JOINTS["release"])], rtol=0, atol=0.01)
     assert index.notes["skipped"] == {
-        "left out by the protocol": ["S11/Directions-2.54138969"],
+        "dropped by the protocol": ["S11/Directions-2.54138969"],
         "joints damaged": ["processed/S1/TakingPhoto-2", "processed/S11/Directions-1"],
         "picture missing": ["S1/Directions-1.54138969/000002"],
         "3D joints missing (skeleton 'mono')": ["S11/WalkTogether-2.54138969"],
