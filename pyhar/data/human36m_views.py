@@ -146,9 +146,14 @@ def owners(
 ) -> Iterator[View]:
     """The owners' tree: names by the table of metadata.xml (by the files' own names where only cameras are given).
     What cannot be used goes to the builder's list of what was skipped."""
-    for subject in subjects:
+    recordings_of = {subject: _recordings(root / f"S{subject}") for subject in subjects}
+    if not any(recordings_of.values()):
+        raise UserError(
+            f"human36m: {root} has no joints of subjects {', '.join(map(str, subjects))}, "
+            "such as S1/MyPoseFeatures/D3_Positions_mono/*.cdf"
+        )
+    for subject, there in recordings_of.items():
         home = root / f"S{subject}"
-        there = _recordings(home)
         recordings: dict[str, str] = {}
         for (action, _), name in metadata.names.get(subject, {}).items():
             # The table and the files spell some activities differently, from subject to subject.
@@ -227,7 +232,10 @@ def fetch(
     root: Path, metadata: Metadata | None, subjects: Sequence[int], skeleton: str, builder: IndexBuilder
 ) -> Iterator[View]:
     """Pictures and annot.h5 of h36m-fetch. Without metadata its cameras are the pinholes that it fitted itself."""
-    for path in _annotation_files(root):
+    files = _annotation_files(root)
+    if not files:
+        raise UserError(f"human36m: {root} has no annot.h5 of h36m-fetch, such as S1/Directions-1/annot.h5")
+    for path in files:
         folder = path.parent.relative_to(root).as_posix()
         activity = _activity(path.parent.name)
         try:

@@ -77,9 +77,8 @@ def read(
     if annotations == "mat" and source is None:
         raise UserError(f"{root}: no {ANNOTATION_NAMES[0]}; unpack the owners' annotations there")
     if source is None and not lists:
-        raise UserError(
-            f"{root}: neither {ANNOTATION_NAMES[0]} nor train.json and valid.json: unpack one of them there"
-        )
+        missing = "no" if annotations == "json" else f"neither {ANNOTATION_NAMES[0]} nor"
+        raise UserError(f"{root}: {missing} train.json and valid.json: unpack them there")
     if source is None and people == "single":
         raise UserError("people='single' needs the owners' .mat file: the JSON lists do not say who stands apart")
     made = _People(root, pictures, layout)

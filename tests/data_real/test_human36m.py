@@ -364,6 +364,8 @@ def test_options_and_places_that_are_wrong(tmp_path: Path) -> None:
         read(tmp_path, subjects=(1, 2))
     with pytest.raises(UserError, match="did you mean 'fetch'"):
         read(tmp_path, source="fetsh")
+    with pytest.raises(UserError, match=r"has no annot\.h5 of h36m-fetch, such as"):
+        read(tmp_path, source="fetch")
     with pytest.raises(UserError, match="did you mean 'mono'"):
         read(tmp_path, skeleton="mon")
     data = writer.example(frames=3, cameras=SHORT)
@@ -372,6 +374,9 @@ def test_options_and_places_that_are_wrong(tmp_path: Path) -> None:
         read(tmp_path / "h36m")
     with pytest.raises(UserError, match="cannot be read: No such file"):
         read(tmp_path / "h36m", metadata=tmp_path / "metadata.xml")
+    writer.write_metadata(tmp_path / "metadata.xml", data)
+    with pytest.raises(UserError, match=r"has no joints of subjects 6, 7, such as S1/MyPoseFeatures"):
+        read(tmp_path / "h36m", metadata=tmp_path / "metadata.xml", subjects=(6, 7))
 
 
 def test_damaged_metadata(tmp_path: Path) -> None:

@@ -315,6 +315,8 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         mpii.read(tmp_path)
     with pytest.raises(UserError, match="unpack the owners' annotations"):
         mpii.read(tmp_path, annotations="mat")
+    with pytest.raises(UserError, match=r": no train\.json and valid\.json: unpack"):
+        mpii.read(tmp_path, annotations="json")
     with pytest.raises(UserError, match="people 'all' or 'single', not 'auto' and 'alone'"):
         mpii.read(tmp_path, people="alone")  # type: ignore[arg-type]
     (tmp_path / "train.json").write_text("[{}]")
