@@ -20,6 +20,7 @@ a fifth; chosen by the media's names, so it stays as it is), one person's and on
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ def read(
     missing or cannot be read are in `notes["skipped"]`.
     """
     root = Path(root)
+    if not 0 <= box_margin < math.inf:
+        raise UserError(f"box_margin must be at least 0, not {box_margin}")
     path = _annotation_file(root, annotations)
     given = get_layout(layout) if isinstance(layout, str) else layout
     found = _parse(path, given)
@@ -116,7 +119,7 @@ def _action_names(found: Annotations, actions: Sequence[str] | None, path: Path)
         raise UserError(f"{path}: an action is listed twice")
     for action, entry in used.items():
         if action not in listed:
-            raise UserError(f"{path}: {entry.where}: action {action!r} is not in the list: {', '.join(listed)}")
+            raise UserError(f"{entry.where}: action {action!r} is not in the list: {', '.join(listed)}")
     return listed
 
 

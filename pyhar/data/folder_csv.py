@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyhar.data.folder_entries import Annotations, Array, Entry, Frame, checked_box, named_layout, placed
+from pyhar.data.folder_entries import LARGEST, Annotations, Array, Entry, Frame, checked_box, named_layout, placed
 from pyhar.data.index import SPLITS
 from pyhar.data.layouts import PA16, PA17, JointLayout
 from pyhar.errors import UserError, unknown_name
@@ -40,7 +40,7 @@ class _Row:
         value = self.number(column)
         if math.isnan(value):
             return missing
-        if value != int(value) or value < 0:
+        if not 0 <= value < LARGEST or value != int(value):
             raise UserError(f"{self.where}, {column}: expected a whole number from 0 on, not {self.cells[column]!r}")
         return int(value)
 
@@ -52,7 +52,7 @@ def parse_csv(path: Path, layout: JointLayout | None) -> Annotations:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows, header = _rows(path, csv.reader(file))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not text in UTF-8: {error}") from error
+        raise UserError(f"{path}: not text in UTF-8 ({error}): save it in that encoding") from error
     except csv.Error as error:
         raise UserError(f"{path}: not a table: {error}") from error
     columns = _joint_columns(path, header)
@@ -72,7 +72,7 @@ def parse_csv(path: Path, layout: JointLayout | None) -> Annotations:
 def _rows(path: Path, reader: Iterator[list[str]]) -> tuple[list[_Row], list[str]]:
     header = [name.strip() for name in next(reader, [])]
     if "video" not in header:
-        raise UserError(f"{path}: the first line must name the columns, beginning with video,frame")
+        raise UserError(f"{path}: the first line must name the columns, separated by commas: video,frame,...")
     if len(set(header)) < len(header):
         raise UserError(f"{path}: a column is named twice: {next(n for n in header if header.count(n) > 1)!r}")
     rows = []

@@ -14,6 +14,9 @@ from pyhar.errors import UserError
 
 Array = npt.NDArray[np.float64]
 
+LARGEST = 2**31
+"""Numbers of frames and subjects are below it."""
+
 
 @dataclass
 class Frame:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyhar.data.folder_entries import Annotations, Array, Entry, Frame, checked_box, named_layout, placed
+from pyhar.data.folder_entries import LARGEST, Annotations, Array, Entry, Frame, checked_box, named_layout, placed
 from pyhar.data.index import SPLITS
 from pyhar.data.layouts import LAYOUTS, JointLayout, get_layout
 from pyhar.errors import UserError, unknown_name
@@ -29,7 +29,7 @@ def parse_json(path: Path, layout: JointLayout | None) -> Annotations:
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not text in UTF-8: {error}") from error
+        raise UserError(f"{path}: not text in UTF-8 ({error}): save it in that encoding") from error
     top = _object(content, f"{path}", TOP)
     joints = _layout(top["layout"], f"{path}: layout") if top.get("layout") is not None else layout
     if joints is None:
@@ -165,7 +165,7 @@ def _numbers(value: Any, shape: tuple[int, ...], where: str, what: str) -> Array
 
 
 def _whole(value: Any, where: str, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < LARGEST:
         raise UserError(f"{where}: expected a whole number from {least} on, not {_short(value)}")
     return value
 

@@ -95,6 +95,8 @@ def read(
         raise unknown_name("skeleton of human36m", skeleton, SKELETONS)
     if min(train_step, test_step) < 1:
         raise UserError(f"human36m: every {train_step} and {test_step} frames cannot be taken; give at least 1")
+    if not window_mm > 0:
+        raise UserError(f"human36m: a window of {window_mm} mm shows nothing; give more than 0")
     wanted = tuple(SPLITS) if subjects is None else tuple(subjects)
     for subject in wanted:
         if subject not in SPLITS:
@@ -201,7 +203,7 @@ def _check_medium(root: Path, view: View) -> tuple[str | None, list[int], int]:
     try:
         if view.numbers is None:
             if not (root / view.media).is_file():
-                return "video missing", [], 0
+                return "video missing from S<n>/Videos/", [], 0
             header = read_video_header(root / view.media)
             width, height, frames = header.width, header.height, header.frames
         else:

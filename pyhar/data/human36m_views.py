@@ -131,7 +131,7 @@ def _views_of(
 ) -> Iterator[tuple[str, str, Camera]]:
     """Name, camera's name and camera of the views of a recording; those that have no camera are noted."""
     if (subject, name) in DROPPED:
-        builder.skip("left out by the protocol", f"S{subject}/{name}")
+        builder.skip("dropped by the protocol", f"S{subject}/{name}")
         return
     for camera_name in metadata.camera_names:
         label = f"S{subject}/{name}.{camera_name}"
@@ -146,9 +146,14 @@ def owners(
 ) -> Iterator[View]:
     """The owners' tree: names by the table of metadata.xml (by the files' own names where only cameras are given).
     What cannot be used goes to the builder's list of what was skipped."""
-    for subject in subjects:
+    recordings_of = {subject: _recordings(root / f"S{subject}") for subject in subjects}
+    if not any(recordings_of.values()):
+        raise UserError(
+            f"human36m: {root} has no joints of subjects {', '.join(map(str, subjects))}, "
+            "such as S1/MyPoseFeatures/D3_Positions_mono/*.cdf"
+        )
+    for subject, there in recordings_of.items():
         home = root / f"S{subject}"
-        there = _recordings(home)
         recordings: dict[str, str] = {}
         for (action, _), name in metadata.names.get(subject, {}).items():
             # The table and the files spell some activities differently, from subject to subject.
@@ -195,7 +200,8 @@ def _recordings(home: Path) -> set[str]:
     kinds = ("D2_Positions", "D3_Positions", *SKELETONS.values())
     files = (path for kind in kinds for folder in _FOLDERS for path in (home / folder.format(kind)).glob("*.cdf"))
     names = {re.sub(r"\.\d{8}$", "", path.stem) for path in files}
-    return {name for name in names if not name.startswith("_ALL")}
+    # Names that begin with a dot are what macOS adds to the files of others.
+    return {name for name in names if not name.startswith(("_ALL", "."))}
 
 
 def _video_name(home: Path, name: str, camera_name: str) -> str:
@@ -226,7 +232,10 @@ def fetch(
     root: Path, metadata: Metadata | None, subjects: Sequence[int], skeleton: str, builder: IndexBuilder
 ) -> Iterator[View]:
     """Pictures and annot.h5 of h36m-fetch. Without metadata its cameras are the pinholes that it fitted itself."""
-    for path in _annotation_files(root):
+    files = _annotation_files(root)
+    if not files:
+        raise UserError(f"human36m: {root} has no annot.h5 of h36m-fetch, such as S1/Directions-1/annot.h5")
+    for path in files:
         folder = path.parent.relative_to(root).as_posix()
         activity = _activity(path.parent.name)
         try:
@@ -246,7 +255,7 @@ def fetch(
                 continue
             # The second recording of S11's Directions is the owners' "Directions".
             if (subject, path.parent.name) == (11, "Directions-2"):
-                builder.skip("left out by the protocol", label)
+                builder.skip("dropped by the protocol", label)
             elif activity is None:
                 builder.skip("unknown activity", label)
             elif mm is None:

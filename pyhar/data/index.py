@@ -220,7 +220,7 @@ class Index:
     def save(self, folder: str | Path) -> None:
         """Write the index into `folder`, whole or not at all; an index that was there is replaced.
 
-        Raises UserError if `check` does.
+        Raises UserError if `check` does, or if there is no room for it.
         """
         self.check()
         folder = Path(folder)
@@ -250,8 +250,12 @@ class Index:
                 "notes": self.notes,
             }
             write_text(folder / FILE, json.dumps(facts, indent=1, default=_plain) + "\n")
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(columns, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise UserError(
+                    f"the index cannot be written to {folder} ({error}): is there room on the disk?"
+                ) from error
             raise
         for old in folder.glob(f"{_COLUMNS_PREFIX}*"):
             if old != columns:

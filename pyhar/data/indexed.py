@@ -16,7 +16,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +105,11 @@ class _Indexed(ABC):
         if "joint_convention" not in notes:
             return ""
         return f'"{notes["joint_convention"]}" (joints {", ".join(map(str, notes.get("owners_joints", [])))})'
+
+    @property
+    def split_remark(self) -> str:
+        """What keeps scores on its split from being compared with published ones; otherwise ""."""
+        return str(self.source.notes.get("split_remark", ""))
 
     @abstractmethod
     def _choose(self, key: Key) -> _Chosen:
@@ -243,13 +248,14 @@ class IndexedPoses(_Indexed):
     split: "train", "val" or "test". augment: True (the paper's ranges), False, a name from
     `pyhar.data.augment.AUGMENTATIONS`, or ranges; None: as the split is "train" or not. every: take every n-th frame of
     a sequence, from its first, as a still of its own; 0: one still per sequence, with augmentation any frame that has a
-    known joint, otherwise the middle one of those; None: as the index notes, else 0. size: use this many stills, spread
+    known joint, otherwise the middle one of those; None: as the index notes, else 0. Where some sequences of the split
+    have known joints, those without are left out. size: use this many stills, spread
     evenly; None: all. layout: the joints that samples have, by name, those that the data set lacks unknown; None: the
     data set's. boxes: a JSON file {name of a sequence: [x1, y1, x2, y2]}, taken in place of the index's boxes and with
     the same margin.
 
-    Samples raise UserError if they cannot be read. Raises UserError for a split without sequences, an unknown name, or
-    a value out of range.
+    Samples raise UserError if they cannot be read. Raises UserError for a split without sequences, one without known
+    joints that is to be augmented, an unknown name, or a value out of range.
     """
 
     _kind = "still"
@@ -271,6 +277,8 @@ class IndexedPoses(_Indexed):
         self.every = int(index.notes.get("stills", {}).get(split, 0)) if every is None else every
         if self.every < 0:
             raise UserError(f"every must be at least 1 frame, or 0 for one still per sequence, not {self.every}")
+        if not self.every:
+            self.sequences = self._with_joints()
         counts = np.diff(index.first_row)[self.sequences]
         if self.every:
             # How many stills there are up to each sequence: a few bytes each, however many frames there are.
@@ -292,19 +300,34 @@ class IndexedPoses(_Indexed):
         if self.every:
             frame = self.every * (still - (int(self._ends[of - 1]) if of else 0))
         else:
-            frame = self._frame(sequence, rng, name)
+            frame = self._frame(sequence, rng)
         if self.source.num_frames(sequence) > 1:
             name = f"{name}#{frame}"
         crop = draw_crop(self.augmentation, rng) if self.augmentation is not None and rng is not None else Crop()
         return _Chosen(place, sequence, np.array([frame]), crop, name)
 
-    def _frame(self, sequence: int, rng: np.random.Generator | None, name: str) -> int:
+    def _with_joints(self) -> Ints:
+        """The split's sequences that have a known joint of the layout; all of them if none has."""
+        index, sequences, joints = self.source, self.sequences, self._joints[~self._missing]
+        # Most have one in the middle: not all of a large index has to be looked at.
+        middle = (index.first_row[sequences] + index.first_row[sequences + 1]) // 2
+        known = np.asarray(_known(index.joints_px[middle][:, joints]).any(axis=-1))
+        for place in np.flatnonzero(~known):
+            known[place] = _known(index.joints_px[self._rows(int(sequences[place]))][:, joints]).any()
+        if not known.any() and self.augmentation is not None:
+            raise UserError(
+                f"the {self.split} split of {index.data_set} has no joints of layout {self.layout.name!r} in pixels: "
+                "learn poses from another data set"
+            )
+        return sequences[known] if known.any() else sequences
+
+    def _frame(self, sequence: int, rng: np.random.Generator | None) -> int:
         if self.source.num_frames(sequence) == 1:
             return 0
         joints = self.source.joints_px[self._rows(sequence)]
-        known = np.flatnonzero(np.isfinite(joints).all(axis=-1).any(axis=-1))
+        known = np.flatnonzero(_known(joints).any(axis=-1))
         if not len(known):
-            raise UserError(f"{name} has no frame with a known joint")
+            known = np.arange(len(joints))
         return int(known[rng.integers(len(known))] if rng is not None else known[len(known) // 2])
 
 
@@ -313,7 +336,8 @@ class IndexedClips(_Indexed):
 
     subsample: evaluation takes every so many frames around the middle of a sequence; None: as the index notes, else
     `SUBSAMPLE`. Augmentation begins anywhere and draws the step. A sequence too short for that takes smaller steps, or
-    repeats frames (`pyhar.data.clips`). The rest is as for `IndexedPoses`.
+    repeats frames (`pyhar.data.clips`). labelled: leave out sequences without an action, where others of the split have
+    one. The rest is as for `IndexedPoses`.
     """
 
     _kind = "clip"
@@ -331,8 +355,12 @@ class IndexedClips(_Indexed):
         subsample: int | None = None,
         layout: str | None = None,
         boxes: str | Path | None = None,
+        labelled: bool = False,
     ) -> None:
         super().__init__(index, root, split, image_size, seed, augment, layout, boxes)
+        has_action = index.action[self.sequences] >= 0
+        if labelled and has_action.any():
+            self.sequences = self.sequences[has_action]
         self.clip_frames = clip_frames
         self.subsample = int(index.notes.get("subsample", SUBSAMPLE)) if subsample is None else subsample
         centre_clip(1, clip_frames, self.subsample)  # Refuses clips without frames.
@@ -395,8 +423,14 @@ def _read_boxes(path: Path, index: Index) -> dict[str, Floats]:
     return {name: found[name] for name in known}
 
 
+def _known(joints: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+    """Which joints (.., J, D) are known, (.., J)."""
+    known: npt.NDArray[np.bool_] = np.isfinite(joints).all(axis=-1)
+    return known
+
+
 def _joints_box(joints_px: Floats, name: str) -> Floats:
-    points = joints_px[np.isfinite(joints_px).all(axis=-1)]
+    points = joints_px[_known(joints_px)]
     if len(points) < 2:
         raise UserError(f"{name} has neither a box nor two known joints, so nothing to crop: give its box (boxes=)")
     # A person seen from above, or a single limb, may have hardly any width.

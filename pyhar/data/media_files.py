@@ -65,6 +65,7 @@ def extract_frames(
     an index that names those, with what was wrong with media of that index.
 
     A video's folder appears when it is complete, and one that is complete stays, unless the video has changed since.
+    Raises UserError if frames cannot be written.
     """
     spans = {medium: span for medium, span in _spans(index).items() if span.kind == "video"}
     folders = {medium: folder.joinpath(*(part for part in Path(medium).parts if part not in _UP)) for medium in spans}
@@ -75,6 +76,9 @@ def extract_frames(
             return medium, "", _extract(root / medium, folders[medium], span.numbers())
         except UserError as error:
             return medium, _short(str(error), medium), None
+        except OSError as error:
+            # No fault of this video: the next would fare the same.
+            raise UserError(f"frames cannot be written to {folder} ({error}): is there room on the disk?") from error
 
     found = _faults(_each(write, list(spans.items()), workers, f"extracting {index.data_set}", progress))
     patterns: dict[str, str] = {}
@@ -130,7 +134,7 @@ def _look(root: Path, medium: str, span: _Span, whole: bool) -> int | None:
     if missing:
         raise UserError("the file is missing" if len(missing) == len(files) else "frames are missing")
     if whole and span.kind == "video":
-        return _too_short(files[0], numbers)[1]
+        return _too_short(files[0], numbers, decode=True)[1]
     if whole:
         sizes = {check_picture(file) for file in files}
         if len(sizes) > 1:
@@ -138,14 +142,24 @@ def _look(root: Path, medium: str, span: _Span, whole: bool) -> int | None:
     return None
 
 
-def _too_short(video: Path, numbers: list[int]) -> tuple[list[int], int | None]:
-    """The frames that a video has of those asked for, and how many it holds if that is not all of them."""
+def _too_short(video: Path, numbers: list[int], decode: bool = False) -> tuple[list[int], int | None]:
+    """The frames that a video has of those asked for, and how many it holds if that is not all of them. decode: leave
+    out those that cannot be decoded since the file ends before them."""
     reader = VideoReader(video)
+    held, count = [number for number in numbers if number < reader.num_frames], reader.num_frames
+    if decode and reader.cut_off:
+        while held and not _decodes(reader, held[-1]):
+            count = held.pop()
     reader.close()
-    held = [number for number in numbers if number < reader.num_frames]
     if not held:
         raise UserError("the video is shorter than its annotation")
-    return held, None if held == numbers else reader.num_frames
+    return held, None if held == numbers else count
+
+
+def _decodes(reader: VideoReader, number: int) -> bool:
+    with suppress(UserError):
+        return any(reader.read([number]))
+    return False
 
 
 def _short(message: str, path: str) -> str:
@@ -178,7 +192,7 @@ def _extract(video: Path, folder: Path, numbers: list[int]) -> int | None:
             file = temporary / f"{number:06d}.jpg"
             bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
             if not cv2.imwrite(str(file), bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
-                raise UserError(f"{file} cannot be written: is there room on the disk?")
+                raise OSError(f"{file.name} of {video.name} is not written")
         write_text(temporary / _DONE, json.dumps(wanted))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)

@@ -47,6 +47,9 @@ JOINTS = (
 ANNOTATION_NAMES = ("mpii_human_pose_v1_u12_1.mat", "mpii_human_pose_v1_u12_2.mat", "mpii_human_pose.mat")
 VAL_EVERY = 10
 """Without lists, pictures of every so many-th video are for validation."""
+OWN_SPLIT = (
+    f"without train.json and valid.json, 'val' is of every {VAL_EVERY}th video, not the people of published results"
+)
 
 
 def read(
@@ -74,9 +77,8 @@ def read(
     if annotations == "mat" and source is None:
         raise UserError(f"{root}: no {ANNOTATION_NAMES[0]}; unpack the owners' annotations there")
     if source is None and not lists:
-        raise UserError(
-            f"{root}: neither {ANNOTATION_NAMES[0]} nor train.json and valid.json: unpack one of them there"
-        )
+        missing = "no" if annotations == "json" else f"neither {ANNOTATION_NAMES[0]} nor"
+        raise UserError(f"{root}: {missing} train.json and valid.json: unpack them there")
     if source is None and people == "single":
         raise UserError("people='single' needs the owners' .mat file: the JSON lists do not say who stands apart")
     made = _People(root, pictures, layout)
@@ -91,6 +93,8 @@ def read(
     else:
         _read_release(source, lists, made, people)
         made.notes |= {"activity": made.activity, "video": made.video, "split": "lists" if lists else "videos"}
+        if not lists:
+            made.notes["split_remark"] = OWN_SPLIT
     index = made.build()
     for split in lists.given:
         # A list that is there but of whom nobody is left is a mistake.
@@ -116,13 +120,13 @@ class _People(IndexBuilder):
         self._folder = pictures.relative_to(root).as_posix()
         self._present = {path.name for path in pictures.iterdir()}
         self._place = [self.layout.index(joint) for joint in JOINTS]
-        self.activity: list[str] = []
-        self.video: list[str] = []
+        self.activity: dict[str, str] = {}
+        self.video: dict[str, str] = {}
 
     def add_person(self, name: str, person: Person) -> bool:
         """Add a person unless there is nothing to see or to learn of them."""
         if person.image not in self._present:
-            self.skip("picture missing", name)
+            self.skip(f"picture missing from {self._folder}/", name)
             return False
         px = np.full((len(self.layout.joints), 2), np.nan)
         visible = np.zeros(len(px), dtype=bool)
@@ -217,9 +221,9 @@ def _read_release(source: Path, lists: Lists, made: _People, people: str) -> Non
                 person.split = listed
             if made.add_person(name, person):
                 act = acts[i] if i < len(acts) else {}
-                made.activity.append(matlab.text(act.get("act_name")))
+                made.activity[name] = matlab.text(act.get("act_name"))
                 known = np.isfinite(video) and 1 <= video <= len(videos)
-                made.video.append(matlab.text(videos[int(video) - 1]) if known else "")
+                made.video[name] = matlab.text(videos[int(video) - 1]) if known else ""
 
 
 def _person(image: str, split: str, rect: dict[str, Any]) -> Person:

@@ -131,7 +131,7 @@ def _add_list(lists: Lists, path: Path, split: str | None, root: Path) -> None:
 
 def _read_json(path: Path) -> list[Any]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not JSON, or cut short ({error}); fetch it again") from error
     if not isinstance(entries, list) or not entries:
@@ -140,7 +140,7 @@ def _read_json(path: Path) -> list[Any]:
 
 
 def _validates(entry: dict[str, Any]) -> bool:
-    return float(entry.get("isValidation") or 0) > 0
+    return matlab.number(entry.get("isValidation")) > 0
 
 
 def _person(entry: Any, split: str | None) -> Person:

@@ -100,6 +100,10 @@ KINECT = {
 # Of the 17 joints of COCO: shoulders, elbows, wrists, hips, knees, ankles, right first; None: halfway between two.
 _COCO = ((11, 12), (5, 6), (), (), (6,), (5,), (8,), (7,), (10,), (9,), (12,), (11,), (14,), (13,), (16,), (15,), ())
 FULL_SIZE = (1920, 1080)
+USUAL_CAMERA = np.array([1060.0, 1060.0, 970.0, 550.0])
+"""fx, fy, cx, cy of a Kinect's colour camera to some 30 pixels: enough for boxes, not for joints."""
+BOX_MARGIN = 0.25
+"""The crop is this share larger than the longer side of such a box."""
 _VIDEO_FOLDERS = ("nturgb+d_rgb", "nturgbd_rgb", "rgb", "videos", ".")
 _SKELETON_FOLDERS = ("nturgb+d_skeletons", "nturgb+d_skeletons60", "skeletons", ".")
 
@@ -146,7 +150,8 @@ def read(
     Joints are the Kinect's camera space in millimetres with y turned down, and pixels of the colour picture, which a
     second camera took: `camera` is the pinhole that fits the one to the other best over the sequence, and
     notes["reprojection_px"] how well. Visible is what was tracked, rather than inferred. If videos were made smaller
-    than 1920 x 1080, pixels and camera are scaled to them. A pickle of 25 joints gives no pixels and no camera, one of
+    than 1920 x 1080, pixels and camera are scaled to them. A pickle of 25 joints gives no pixels and no camera, but
+    boxes to some 30 pixels, by the camera that Kinects usually have: actions can be learned, poses cannot. One of
     COCO's 17 joints (sides as one sees them) no millimetres, neck, head top and spine.
 
     What is missing, damaged, unlabelled or on the owners' list of recordings without skeletons is left out, and named
@@ -164,7 +169,6 @@ def read(
         raise UserError(f"ntu: there is no folder {root}")
     builder = IndexBuilder("ntu", PA17 if layout == "pa17" else PA16, ACTIONS)
     skeletons = next((f for f in _SKELETON_FOLDERS if next((root / f).glob("S*.skeleton"), None)), None)
-    pickle = annotations if annotations is not None else next(iter(sorted(root.glob("*.pkl"))), None)
     if source == "auto":
         source = "pickle" if annotations is not None or skeletons is None else "owners"
     if source == "owners":
@@ -172,11 +176,7 @@ def read(
             raise UserError(f"ntu: {root} has no nturgb+d_skeletons/*.skeleton: give the folder that holds it")
         recordings = _owners(root / skeletons, _listed(root), builder)
     elif source == "pickle":
-        if pickle is None:
-            raise UserError(
-                f"ntu: {root} has neither nturgb+d_skeletons/*.skeleton nor a pickle (*.pkl) of pyskl or mmaction2"
-            )
-        recordings = _pickled(Path(pickle), PROTOCOLS[protocol], builder)
+        recordings = _pickled(Path(annotations or _find_pickle(root)), PROTOCOLS[protocol], builder)
     else:
         raise unknown_name("source of ntu", source, ("owners", "pickle"))
     notes = _fill(
@@ -197,14 +197,14 @@ def _fill(
 ) -> dict[str, Any]:
     """Add every recording to the index; returns notes about them all."""
     folder = next((f for f in _VIDEO_FOLDERS if next((root / f).glob("S*_rgb.avi"), None)), _VIDEO_FOLDERS[0])
-    joints, errors = len(builder.layout.joints), list[float]()
+    joints, errors, boxed = len(builder.layout.joints), list[float](), False
     cut: dict[str, list[str]] = {}
     scaled: dict[str, int] = {}
     for one in recordings:
         media = f"{folder}/{one.name}_rgb.avi"
         header, wrong = VideoHeader(*one.size, 0), None
         if not (root / media).is_file():
-            wrong = "video missing" if check_media else None
+            wrong = f"video missing from {folder}/" if check_media else None
         elif check_media:
             try:
                 header = read_video_header(root / media)
@@ -229,6 +229,8 @@ def _fill(
             if factor != (1.0, 1.0):
                 scaled[f"{header.width} x {header.height}"] = scaled.get(f"{header.width} x {header.height}", 0) + 1
             px, camera = px * factor, camera * np.tile(factor, 2)
+            box = None if np.isfinite(px).any() else _usual_box(mm) * np.tile(factor, 2)
+            boxed |= box is not None
             taken += 1
             if np.isfinite(error):
                 errors.append(error)
@@ -240,6 +242,7 @@ def _fill(
                 joints_px=px,
                 joints_mm=mm,
                 visible=visible,
+                box=box,
                 action=one.action,
                 subject=one.parts.subject,
                 camera=camera if np.isfinite(camera).all() else None,
@@ -248,6 +251,8 @@ def _fill(
             reason = f"video of {header.width} x {header.height} pixels, another shape than its joints are given in"
             builder.skip(reason if one.bodies[0].present[:length].any() else "no body within its video", one.name)
     notes: dict[str, Any] = {"cut": cut} if cut else {}
+    if boxed:
+        notes["box_margin"] = BOX_MARGIN
     if scaled:
         notes["scaled"] = scaled
     if errors:
@@ -275,6 +280,18 @@ def _in_layout(
             px[:, joint] = body.px[:length, list(parts)].mean(axis=1)
             seen[:, joint] = (body.state[:length, list(parts)] == 2).all(axis=1)
     return np.full((length, len(order), 3), np.nan), px, seen
+
+
+def _usual_box(mm: Array) -> Array:
+    """Boxes (T, 4) about where joints (T, J, 3) lie in the colour picture, where no pixels are given; NaN where none is
+    known."""
+    known = np.isfinite(mm).all(axis=-1, keepdims=True) & (mm[..., 2:] > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        px = mm[..., :2] / mm[..., 2:] * USUAL_CAMERA[:2] + USUAL_CAMERA[2:]
+    low, high = np.where(known, px, np.inf).min(axis=1), np.where(known, px, -np.inf).max(axis=1)
+    box = np.concatenate([low, high], axis=1)
+    box[~np.isfinite(box).all(axis=1)] = np.nan
+    return box
 
 
 def _scale(header: VideoHeader, size: tuple[int, int], camera: Array) -> tuple[float, float] | None:
@@ -305,7 +322,7 @@ def _listed(root: Path) -> set[str]:
 
 
 def _owners(folder: Path, missing: set[str], builder: IndexBuilder) -> Iterator[_Recording]:
-    for path in sorted(folder.glob("*.skeleton")):
+    for path in sorted(folder.glob("[!.]*.skeleton")):
         parts = Name.of(path.stem)
         if parts is None:
             builder.skip("name is not SsssCcccPpppRrrrAaaa", path.stem)
@@ -323,6 +340,19 @@ def _owners(folder: Path, missing: set[str], builder: IndexBuilder) -> Iterator[
                 builder.skip("no bodies", path.stem)
                 continue
             yield _Recording(path.stem, parts, parts.action - 1, bodies, True, FULL_SIZE)
+
+
+def _find_pickle(root: Path) -> Path:
+    # Names that begin with a dot are what macOS adds to the files of others.
+    found = sorted(path for path in root.glob("*.pkl") if not path.name.startswith("."))
+    if not found:
+        raise UserError(
+            f"ntu: {root} has neither nturgb+d_skeletons/*.skeleton nor a pickle (*.pkl) of pyskl or mmaction2"
+        )
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"ntu: {root} has several pickles ({names}): name one with the option annotations={found[0]}")
+    return found[0]
 
 
 def _pickled(path: Path, prefix: str, builder: IndexBuilder) -> Iterator[_Recording]:

@@ -154,28 +154,50 @@ def read_annotations(path: Path) -> tuple[dict[str, set[str]], list[Annotation],
         raise UserError(
             f"{path} has no list 'annotations': it is no annotation file of pyskl or mmaction2 for NTU RGB+D"
         )
-    given = data.get("split") or {}
-    splits = {str(name): {str(one) for one in names} for name, names in given.items()} if given else {}
+    splits = _splits(path, data.get("split"))
     found: list[Annotation] = []
     skipped: dict[str, list[str]] = {}
     for place, raw in enumerate(data["annotations"]):
         one: dict[str, Any] = raw if isinstance(raw, dict) else {}
         name = str(one.get("frame_dir", f"annotation {place}")).rpartition("/")[2]
-        lacking = [key for key in ("frame_dir", "label", "keypoint") if one.get(key) is None]
-        if lacking:
-            skipped.setdefault(f"no field {lacking[0]!r}", []).append(name)
-            continue
-        keypoint = np.asarray(one["keypoint"])
-        score = None if one.get("keypoint_score") is None else np.asarray(one["keypoint_score"])
-        if keypoint.ndim != 4 or keypoint.shape[-2:] not in ((NUM_JOINTS, 3), (17, 2)):
-            skipped.setdefault("keypoints of another shape than (M, T, 25, 3) or (M, T, 17, 2)", []).append(name)
-            continue
-        if int(one.get("total_frames") or keypoint.shape[1]) != keypoint.shape[1] or (
-            score is not None and score.shape != keypoint.shape[:3]
-        ):
-            skipped.setdefault("counts of frames or joints disagree", []).append(name)
-            continue
-        shape = one.get("img_shape")
-        size = (int(shape[1]), int(shape[0])) if shape is not None else None
-        found.append(Annotation(name, int(one["label"]), keypoint, score, size))
+        try:
+            found.append(_annotation(name, one))
+        except _UnusableError as error:
+            skipped.setdefault(str(error), []).append(name)
+        except (TypeError, ValueError, OverflowError, LookupError):
+            skipped.setdefault("a field holds something else than it should", []).append(name)
     return splits, found, skipped
+
+
+class _UnusableError(Exception):
+    """Why a recording is left out, in words that fit many."""
+
+
+def _splits(path: Path, given: Any) -> dict[str, set[str]]:
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or not all(isinstance(names, list | tuple | set) for names in given.values()):
+        raise UserError(f"{path}: 'split' should hold a list of names for each split: get the file again")
+    return {str(name): {str(one) for one in names} for name, names in given.items()}
+
+
+def _annotation(name: str, one: dict[str, Any]) -> Annotation:
+    """One recording. Raises _UnusableError, or what conversions raise of values of another kind."""
+    for key in ("frame_dir", "label", "keypoint"):
+        if one.get(key) is None:
+            raise _UnusableError(f"no field {key!r}")
+    keypoint = np.asarray(one["keypoint"])
+    score = None if one.get("keypoint_score") is None else np.asarray(one["keypoint_score"])
+    if keypoint.ndim != 4 or keypoint.shape[-2:] not in ((NUM_JOINTS, 3), (17, 2)):
+        raise _UnusableError("keypoints of another shape than (M, T, 25, 3) or (M, T, 17, 2)")
+    frames = one.get("total_frames")
+    if (frames is not None and int(frames) != keypoint.shape[1]) or (
+        score is not None and score.shape != keypoint.shape[:3]
+    ):
+        raise _UnusableError("counts of frames or joints disagree")
+    shape = one.get("img_shape")
+    size = (int(shape[1]), int(shape[0])) if shape is not None else None
+    kinds = {array.dtype.kind for array in (keypoint, score) if array is not None}
+    if not kinds <= set("fiu") or (size is not None and min(size) < 1):
+        raise ValueError("no numbers, or a picture without pixels")
+    return Annotation(name, int(one["label"]), keypoint, score, size)

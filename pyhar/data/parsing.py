@@ -34,7 +34,8 @@ def read_video_header(path: Path) -> VideoHeader:
         if path.stat().st_size < size + 8:
             raise UserError(f"{path} is cut off: it has {path.stat().st_size} of {size + 8} bytes; copy it again")
     try:
-        with av.open(str(path)) as container:
+        # FFmpeg takes what stands before the first colon for a protocol, unless a slash comes before it.
+        with av.open(str(path.absolute())) as container:
             pictures = container.streams.video[0]
             header = VideoHeader(pictures.codec_context.width, pictures.codec_context.height, pictures.frames)
     except (av.error.FFmpegError, OSError, EOFError, IndexError) as error:

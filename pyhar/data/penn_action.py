@@ -108,7 +108,7 @@ def read(
         "box_margin": BOX_MARGIN,
         "first_side": first_side,
         "derived_joints": derive,
-        "viewpoint": [],
+        "viewpoint": {},
         "fewer_boxes_than_frames": [],
         "fewer_labels_than_frames": [],
         "fewer_frames_than_labels": [],
@@ -125,7 +125,7 @@ def read(
             continue
         for key in video.disagreements:
             notes[key].append(name)
-        notes["viewpoint"].append(video.viewpoint)
+        notes["viewpoint"][name] = video.viewpoint
         made.add(
             name=name,
             media=f"{frames_at}/{path.stem}/%06d.jpg",

@@ -6,9 +6,9 @@ What cannot be used is left out of the index, counted and named; training and ev
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ import numpy as np
 from pyhar.cli import run
 from pyhar.data.index import MEDIA_KINDS, SPLITS, Index
 from pyhar.data.media_files import Faults, check_media, extract_frames
+from pyhar.data.option_values import read_options
 from pyhar.data.registry import ON_DISK, index_of
 from pyhar.errors import UserError, unknown_name
 
 _SHOWN = 5
+_NO_PLACE = "neither a box nor two joints in pixels"
 _TOO_SHORT = "the video is shorter than its annotation"
 
 
@@ -62,9 +64,10 @@ def prepare(
 
     index: where to save it, else as `pyhar.data.registry.index_of` says. check: look into every picture and video;
     otherwise only whether each is there. extract: write the frames of videos as JPEG files beside the index, once, and
-    let the index name those. workers: files looked at or extracted at a time. options: the data set's own.
+    let the index name those. workers: files looked at or extracted at a time. progress: show on stderr what goes on.
+    options: the data set's own.
 
-    Raises UserError if the owners' files are missing, or nothing usable is left.
+    Raises UserError if the owners' files are missing, nothing usable is left, or the index cannot be written there.
     """
     if name not in ON_DISK:
         raise unknown_name("data set on disk", name, ON_DISK)
@@ -73,7 +76,10 @@ def prepare(
     if workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
     folder = index_of(name, root, index)
-    found = ON_DISK[name].read(root, **(options or {}))
+    _check_writable(folder)
+    if progress:
+        print(f"reading the annotations of {name} in {root}; large data sets take minutes", file=sys.stderr, flush=True)
+    found = _with_crops(ON_DISK[name].read(root, **(options or {})))
     faults = check_media(found, root, whole=check, workers=workers, progress=progress)
     found = _without(found, faults)
     if extract:
@@ -83,12 +89,26 @@ def prepare(
     return Index.load(folder), folder
 
 
+def _check_writable(folder: Path) -> None:
+    """Raise UserError before hours of work rather than after them."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UserError(
+            f"the index cannot be written to {folder}, since {there} is no folder that you may write to: choose "
+            "another with --index DIR, or set PYHAR_INDEX to a folder for all indices"
+        )
+
+
 def differences(index: Index) -> list[str]:
     """Where an index does not hold what a complete copy does, one sentence each; empty for a data set without published
-    counts."""
+    counts, or split otherwise."""
+    if "split_remark" in index.notes:
+        return [index.notes["split_remark"]]
     said = []
     for count in PUBLISHED.get(index.data_set, ()):
         chosen = np.flatnonzero(index.split == SPLITS.index(count.split)) if count.split else np.arange(len(index))
+        if count.what == "media" and (index.media_kind[chosen] == MEDIA_KINDS.index("picture")).any():
+            continue  # Recordings as single pictures, of which anybody may keep as many as they like.
         if count.what == "sequences":
             held = len(chosen)
         elif count.what == "media":
@@ -113,10 +133,24 @@ def summary(index: Index, folder: Path) -> str:
             of = ", ".join(f"{count} {kind}" for kind, count in zip(MEDIA_KINDS, kinds, strict=True) if count)
             lines.append(f"  {split}: {len(chosen)} sequences ({of}), {frames} frames")
     lines += [f"  note: {difference}" for difference in differences(index)]
-    for reason, names in index.notes.get("skipped", {}).items():
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        lines.append(f"  left out, {reason}: {len(names)} ({', '.join(map(str, names[:_SHOWN]))}{more})")
+    lines += [f"  note: {remark}: {_some(names)}" for remark, names in _remarks(index.notes) if names]
+    lines += [f"  left out, {reason}: {_some(names)}" for reason, names in index.notes.get("skipped", {}).items()]
     return "\n".join(lines)
+
+
+def _remarks(notes: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """What loaders found odd about sequences that they took, and the sequences."""
+    yield from notes.get("cut", {}).items()
+    yield from ((key.replace("_", " "), notes[key]) for key in notes if key.startswith("fewer_"))
+    apart = notes.get("disagree", {})
+    worst = max(apart.values(), default=0.0)
+    cause = "as with wrong cameras or without their distortion"
+    yield f"joints in space are up to {worst:.0f} pixels from those in the picture, {cause}", list(apart)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} ({', '.join(map(str, names[:_SHOWN]))}{more})"
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m pyhar.data.prepare") -> int:
@@ -127,7 +161,10 @@ def main(argv: list[str] | None = None, prog: str = "python -m pyhar.data.prepar
     parser.add_argument("dataset", help=f"one of {', '.join(ON_DISK)}")
     parser.add_argument("root", type=Path, help="the folder that its owners' files were unpacked into")
     parser.add_argument(
-        "--index", type=Path, metavar="DIR", help="where to write it (default: ROOT/.pyhar-index/DATASET)"
+        "--index",
+        type=Path,
+        metavar="DIR",
+        help="where to write it (default: PYHAR_INDEX/DATASET, else ROOT/.pyhar-index/DATASET)",
     )
     parser.add_argument("--check", action="store_true", help="look into every picture and video, not only for its name")
     parser.add_argument(
@@ -147,24 +184,25 @@ def main(argv: list[str] | None = None, prog: str = "python -m pyhar.data.prepar
         extract=given.extract,
         workers=given.workers,
         progress=not given.no_progress,
-        options=_options(given.set),
+        options=read_options(given.set, ON_DISK[given.dataset].options if given.dataset in ON_DISK else {}),
     )
     print(summary(index, folder))
     return 0
 
 
-def _options(words: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE words as options; values are JSON where they can be (true, 3, [1, 2]), else text."""
-    options: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (name and equals):
-            raise UserError(f"--set takes NAME=VALUE, not {word!r}")
-        try:
-            options[name.replace("-", "_")] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name.replace("-", "_")] = value
-    return options
+def _with_crops(index: Index) -> Index:
+    """The index without the sequences that say nowhere where the person is."""
+    known = np.isfinite(index.joints_px).all(axis=-1).sum(axis=-1)
+    known[np.isfinite(index.box).all(axis=-1)] = 2
+    placed = np.add.reduceat(known, index.first_row[:-1]) >= 2
+    if placed.all():
+        return index
+    if not placed.any():
+        raise UserError(f"{index.data_set}: {_NO_PLACE} in any of its {len(index)} sequences: nothing can be cropped")
+    left = index.select(np.flatnonzero(placed))
+    lost = [index.names[int(place)] for place in np.flatnonzero(~placed)]
+    left.notes["skipped"] = {**index.notes.get("skipped", {}), _NO_PLACE: lost}
+    return left
 
 
 def _without(index: Index, faults: Faults) -> Index:

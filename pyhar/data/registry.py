@@ -8,12 +8,12 @@ builder and enter it in `DATASETS`.
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_type_hints, overload
 
 from pyhar.data.layouts import JointLayout
 from pyhar.data.sample import Sample
@@ -73,13 +73,18 @@ class OnDisk:
     judges_actions: bool = True
     """Whether recognition of its actions is what networks are judged by."""
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The types of the options of `read` by name."""
+        hints = get_type_hints(importlib.import_module(self.module).read)
+        return {name: hint for name, hint in hints.items() if name not in ("root", "return")}
+
     def read(self, root: Path, **options: Any) -> Index:
         """Parse the owners' files. Raises UserError for what is missing or damaged, and for unknown options."""
-        read: Callable[..., Index] = importlib.import_module(self.module).read
-        known = list(inspect.signature(read).parameters)[1:]
         for option in options:
-            if option not in known:
-                raise unknown_name(f"option of {self.module.rpartition('.')[2]}", option, known)
+            if option not in self.options:
+                raise unknown_name(f"option of {self.module.rpartition('.')[2]}", option, self.options)
+        read: Callable[..., Index] = importlib.import_module(self.module).read
         return read(root, **options)
 
 
@@ -116,7 +121,7 @@ def root_of(name: str, root: str | os.PathLike[str] | None = None) -> Path:
     else:
         raise UserError(f"where is the data set {name}? Set {variable} to its folder, or PYHAR_DATA to the one above")
     if not found.is_dir():
-        raise UserError(f"the folder of the data set {name} is not there: {found}")
+        raise UserError(f"the folder of the data set {name} is not there: {found}; {variable} can name it")
     return found
 
 
@@ -144,8 +149,10 @@ def _on_disk(name: str) -> Callable[..., Any]:
         folder = root_of(name, root)
         place = index_of(name, folder, index)
         if not (place / FILE).is_file():
+            command = shlex.join(["python", "-m", "pyhar.data.prepare", name, str(folder)])
             raise UserError(
-                f"the data set {name} in {folder} has no index yet: run `python -m pyhar.data.prepare {name} {folder}`"
+                f"the data set {name} in {folder} has no index in {place}: run `{command}`, or let PYHAR_INDEX "
+                f"name the folder in which {name}/ is an index that was written elsewhere"
             )
         loaded = Index.load(place)
         if loaded.data_set != name:
@@ -154,6 +161,7 @@ def _on_disk(name: str) -> Callable[..., Any]:
             return IndexedPoses(loaded, folder, split, **options)
         if "subsample" not in loaded.notes:
             options.setdefault("subsample", ON_DISK[name].subsample)
+        options.setdefault("labelled", True)
         return IndexedClips(loaded, folder, split, **options)
 
     return builder

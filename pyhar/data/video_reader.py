@@ -32,7 +32,7 @@ class VideoReader:
         try:
             self._open()
             packets = [
-                (packet.pts, packet.dts, bool(packet.is_keyframe))
+                (packet.pts, packet.dts, bool(packet.is_keyframe), bool(packet.is_corrupt))
                 for packet in self._container.demux(self._stream)
                 if packet.size
             ]
@@ -43,18 +43,22 @@ class VideoReader:
             ) from error
         if not packets:
             raise UserError(f"video {path} holds no frames: it is cut off; copy it again")
-        stamps = [pts for pts, _, _ in packets if pts is not None]
+        stamps = [pts for pts, *_ in packets if pts is not None]
         self.num_frames = len(packets)
         """Pictures that the file holds, by its packets."""
+        self.cut_off = packets[-1][3]
+        """The file ends within a packet: its last pictures may not be decoded."""
         # Stamps in the order of decoding, for a codec that shows frames in another, say nothing (H.264 in AVI).
         reordered = bool(self._stream.codec_context.has_b_frames)
         useful = len(set(stamps)) == len(packets) and not (reordered and stamps == sorted(stamps) and len(stamps) > 1)
-        self.exact = useful and any(key for _, _, key in packets)
+        self.exact = useful and any(key for _, _, key, _ in packets)
         """Frames are found by their time stamps; otherwise they are counted from the beginning."""
         self._stamps = sorted(stamps)
         self._number = {pts: number for number, pts in enumerate(self._stamps)}
         # Containers seek by the order of decoding, in which a key frame's stamp is another.
-        self._keys = sorted((pts, pts if dts is None else dts) for pts, dts, key in packets if key and pts is not None)
+        self._keys = sorted(
+            (pts, pts if dts is None else dts) for pts, dts, key, _ in packets if key and pts is not None
+        )
         self._frames: Iterator[Any] | None = None
         self._next = 0
         self._wanted, self._last = frozenset[int](), 0
@@ -63,7 +67,8 @@ class VideoReader:
     def _open(self) -> None:
         import av
 
-        self._container = av.open(str(self.path))
+        # FFmpeg takes what stands before the first colon for a protocol, unless a slash comes before it.
+        self._container = av.open(str(self.path.absolute()))
         if not self._container.streams.video:
             raise UserError(f"{self.path} holds no video")
         self._stream = self._container.streams.video[0]

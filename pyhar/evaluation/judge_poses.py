@@ -45,9 +45,10 @@ def judge_poses(judge: Judge, data: PoseData, indices: list[int], depth_range: f
     ]
     result.best_poses, result.worst_poses = extremes(ranked)
     if result.poses[-1].pckh is not None:
+        remark = getattr(data, "split_remark", "")
         result.protocols["PCKh@0.5"] = (
             f"{len(result.poses[-1].pckh_by_joint)} joints (pelvis, thorax and spine left out), within half of the "
-            "data set's head size; one crop of each person."
+            "data set's head size; one crop of each person" + (f"; {remark}." if remark else ".")
         )
     if result.poses[-1].mpjpe is not None:
         convention = getattr(data, "joint_convention", "")

@@ -79,6 +79,14 @@ def test_saving_replaces_whole_or_not_at_all(index: Index, tmp_path: Path, monke
     assert len(list(folder.iterdir())) == 2  # index.json and one folder of columns
     assert list(old.names) == list(index.names)  # what is mapped stays
 
+    def full(path: Path, array: np.ndarray) -> None:
+        raise OSError("32928 requested and 2016 written")  # As NumPy says that a disk is full.
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(UserError, match=r"cannot be written to .*2016 written.*: is there room on the disk"):
+        index.save(folder)
+    assert len(list(folder.iterdir())) == 2
+
 
 def test_damage_and_other_versions_are_named(index: Index, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no index at .*prepare"):

@@ -168,8 +168,31 @@ def test_nothing_to_crop_is_named(index: Index, root: Path) -> None:
     lost = replace(index, joints_px=np.full_like(index.joints_px, np.nan))
     with pytest.raises(UserError, match="fake/b has neither a box nor two known joints"):
         IndexedClips(lost, root, "train", SIZE)[1]
-    with pytest.raises(UserError, match="fake/b has no frame with a known joint"):
-        IndexedPoses(lost, root, "train", SIZE)[1]
+    with pytest.raises(UserError, match="the train split of fake has no joints of layout 'pa16' in pixels: learn"):
+        IndexedPoses(lost, root, "train", SIZE)
+    boxed = replace(lost, box=np.full_like(index.box, [20, 10, 100, 80]))
+    sample = IndexedPoses(boxed, root, "train", SIZE, augment=False)[1]
+    assert sample["name"] == "fake/b#10"
+    assert not sample["pose_valid"].any()
+
+
+def test_sequences_that_teach_nothing_are_left_out_where_others_teach(index: Index, root: Path) -> None:
+    px = index.joints_px.copy()
+    px[:1] = np.nan
+    lost = replace(index, joints_px=px)
+    for augment in (False, True):
+        stills = IndexedPoses(lost, root, "train", SIZE, augment=augment)
+        assert [stills[0]["name"].partition("#")[0], len(stills)] == ["fake/b", 1]
+    other = replace(index, layout=replace(PA16, name="other", joints=tuple(f"x {j}" for j in PA16.joints)))
+    with pytest.raises(UserError, match="no joints of layout 'pa16'"):
+        IndexedPoses(other, root, "train", SIZE, layout="pa16")
+    px[11] = np.nan  # Its middle alone.
+    assert len(IndexedPoses(lost, root, "train", SIZE)) == 1
+    assert index.action[0] == -1
+    clips = IndexedClips(index, root, "train", SIZE, augment=False, labelled=True)
+    assert [clips[0]["name"], len(clips), len(IndexedClips(index, root, "train", SIZE))] == ["fake/b", 1, 2]
+    unlabelled = replace(index, action=np.full_like(index.action, -1))
+    assert len(IndexedClips(unlabelled, root, "train", SIZE, labelled=True)) == 2
 
 
 def test_stills_are_frames_with_a_known_joint(index: Index, root: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pyhar.data import registry
 from pyhar.data.index import MEDIA_KINDS, Index
 from pyhar.data.prepare import Count, differences, main, prepare, summary
 from pyhar.data.registry import OnDisk, build, index_of, root_of
+from pyhar.data.video_reader import VideoReader
 from pyhar.errors import UserError
 
 
@@ -48,14 +50,15 @@ def quietly(root: Path, **options: Any) -> Index:
 
 
 def test_prepared_once_and_built_by_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"has no index yet: run `python -m pyhar.data.prepare fake .*fake`"):
+    with pytest.raises(UserError, match=r"has no index in .*/fake: run `python -m pyhar.data.prepare fake .*fake`, or"):
         build("fake", "train", "pose", root=root)
     quietly(root)
     assert (root / ".pyhar-index/fake/index.json").is_file()
     stills = build("fake", "train", "pose", root=root, image_size=32, augment=False, seed=3, size=1)
     assert len(stills) == 1
     clips = build("fake", "train", "clips", root=root, image_size=32, augment=True, clip_frames=3, layout="pa17")
-    assert clips[1]["frames"].shape == (3, 32, 32, 3)
+    assert clips[0]["frames"].shape == (3, 32, 32, 3)
+    assert len(clips) == 1  # The other sequence has no action.
     assert clips.layout.name == "pa17"
     assert clips.subsample == 4
     assert build("fake", "train", "clips", root=root, subsample=2).subsample == 2
@@ -70,7 +73,7 @@ def test_prepared_once_and_built_by_name(root: Path, monkeypatch: pytest.MonkeyP
 def test_folders_by_option_and_variable(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert root_of("fake", root) == root
     monkeypatch.setenv("PYHAR_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"is not there: .*nowhere/fake"):
+    with pytest.raises(UserError, match=r"is not there: .*nowhere/fake; PYHAR_DATA_FAKE can name it"):
         root_of("fake")
     monkeypatch.setenv("PYHAR_DATA_FAKE", str(root))
     assert root_of("fake") == root
@@ -107,10 +110,13 @@ def test_what_is_missing_is_left_out_and_told(root: Path, capsys: pytest.Capture
     assert list(index.names) == ["fake/a"]
     assert index.notes["skipped"] == {"the file is missing": ["fake/b"], "frames are missing": ["fake/c"]}
     assert main(["fake", str(root), "--no-progress"]) == 0
-    told = capsys.readouterr().out
+    told, beside = capsys.readouterr()
+    assert beside == ""
     assert "fake: 1 sequences, 1 frames, index in" in told
     assert "train: 1 sequences (1 picture), 1 frames" in told
     assert "left out, the file is missing: 1 (fake/b)" in told
+    assert main(["fake", str(root)]) == 0
+    assert f"reading the annotations of fake in {root}" in capsys.readouterr().err
 
 
 def test_checking_looks_inside(root: Path) -> None:
@@ -139,6 +145,20 @@ def test_videos_shorter_than_their_annotation_are_cut(root: Path) -> None:
     assert quietly(root, extract=True).num_frames(1) == 7
 
 
+def test_the_last_frames_of_a_video_that_is_cut_off(root: Path) -> None:
+    path = write_video(root / "videos/b.avi", [picture(128, 96, [(30 + i, 40, WHITE)]) for i in range(20)], b_frames=2)
+    data = path.read_bytes()
+    path.write_bytes(data[:-500])
+    reader = VideoReader(path)
+    count = reader.num_frames
+    with pytest.raises(UserError, match="cannot be decoded"):
+        list(reader.read(range(count)))
+    index = quietly(root, check=True)
+    assert count - 4 < index.num_frames(1) < count
+    assert len(list(VideoReader(path).read(range(index.num_frames(1))))) == index.num_frames(1)
+    assert "fake/b" in index.notes["skipped"]["the video is shorter than its annotation: its last frames"]
+
+
 def test_sequences_behind_the_end_of_a_video_are_left_out(root: Path) -> None:
     builder = small_index()
     for name, first, step in (("early", 3, 4), ("late", 30, 1)):
@@ -148,6 +168,7 @@ def test_sequences_behind_the_end_of_a_video_are_left_out(root: Path) -> None:
             kind="video",
             split="test",
             joints_px=joints(8),
+            box=[20, 10, 100, 80],
             first_frame=first,
             frame_step=step,
         )
@@ -169,7 +190,7 @@ def test_extracted_frames_are_those_of_the_video(root: Path, tmp_path: Path) -> 
         assert MEDIA_KINDS[index.media_kind[1]] == "frames"
         assert index.media[0] == "images/a.jpg"
         shown = build("fake", "train", "clips", root=root, index=index_folder, image_size=48, augment=False)
-        for one, other in zip(video[1]["frames"], shown[1]["frames"], strict=True):
+        for one, other in zip(video[0]["frames"], shown[0]["frames"], strict=True):
             np.testing.assert_allclose(centroid(one.numpy()), centroid(other.numpy()), atol=0.3)
     assert len(list((tmp_path / "elsewhere/frames/videos/b.avi").glob("*.jpg"))) == 20
 
@@ -178,7 +199,7 @@ def test_extracting_goes_on_where_it_was_stopped(root: Path, monkeypatch: pytest
     shutil.copy(root / "videos/b.avi", root / "videos/d.avi")
     builder = small_index()
     for name in "bd":
-        builder.add(name=name, media=f"videos/{name}.avi", kind="video", split="test", joints_px=joints(5))
+        builder.add(name=name, media=f"videos/{name}.avi", kind="video", split="test", frames=5, box=[20, 10, 100, 80])
     builder.build().save(root / "as-shipped")
     folder = index_of("fake", root) / "frames/videos"
     read, opened = preparing.extract_frames.__globals__["read_frames"], []
@@ -214,17 +235,71 @@ def test_videos_that_cannot_be_extracted_are_left_out(root: Path) -> None:
     assert not list((index_of("fake", root) / "frames/videos").iterdir())  # nothing by halves
 
 
+def test_no_room_for_frames(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cv2.imwrite", lambda *_: False)
+    with pytest.raises(UserError, match=r"frames cannot be written to .*000000\.jpg of b\.avi.*room on the disk"):
+        quietly(root, extract=True)
+    assert not (index_of("fake", root) / "index.json").exists()
+
+
 def test_published_counts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = quietly(root)
     assert differences(index) == []
-    complete = (Count("sequences", 2, "train"), Count("media", 3), Count("actions", 2), Count("subjects", 1))
+    complete = (Count("sequences", 2, "train"), Count("media", 1, "test"), Count("actions", 2), Count("subjects", 1))
     monkeypatch.setitem(preparing.PUBLISHED, "fake", complete)
+    assert differences(index) == []
+    # Of recordings that are there as single pictures, no number of media is right.
+    monkeypatch.setitem(preparing.PUBLISHED, "fake", (Count("media", 9, "train"),))
     assert differences(index) == []
     monkeypatch.setitem(preparing.PUBLISHED, "fake", (Count("sequences", 9, "train"), Count("actions", 3)))
     said = ["2 sequences of the train split, where a complete copy has 9", "2 actions, where a complete copy has 3"]
     assert differences(index) == said
     assert all(f"note: {one}" in summary(index, root) for one in said)
     assert set(preparing.PUBLISHED) < set(registry.ON_DISK) | {"fake"}
+
+
+def test_people_who_are_nowhere_are_left_out(root: Path) -> None:
+    index = Index.load(root / "as-shipped")
+    px, box = index.joints_px.copy(), np.full_like(index.box, np.nan)
+    px[:21] = np.nan
+    px[7, 3] = index.joints_px[21, 8]  # One joint in all.
+    replace(index, joints_px=px, box=box).save(root / "as-shipped")
+    assert quietly(root).notes["skipped"] == {"neither a box nor two joints in pixels": ["fake/a", "fake/b"]}
+    px[8, 3] = px[7, 3]
+    box[0] = [1, 1, 9, 9]
+    replace(index, joints_px=px, box=box).save(root / "as-shipped")
+    assert len(quietly(root)) == 3
+    replace(index, joints_px=px * np.nan, box=box * np.nan).save(root / "as-shipped")
+    with pytest.raises(UserError, match="fake: neither a box nor two joints in pixels in any of its 3 sequences"):
+        quietly(root)
+
+
+def test_an_index_that_cannot_be_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "file").touch()
+    monkeypatch.setattr(OnDisk, "read", None)  # It is said before anything is read.
+    with pytest.raises(UserError, match=r"cannot be written to .*file/deep/er, since .*file is no folder.*PYHAR_INDEX"):
+        quietly(root, index=root / "file/deep/er")
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != root)
+    with pytest.raises(UserError, match="is no folder that you may write to"):
+        quietly(root)
+
+
+def test_what_loaders_found_odd_is_said(root: Path) -> None:
+    index = quietly(root)
+    assert "note" not in summary(index, root)
+    index.notes |= {
+        "cut": {"video shorter than its joints": ["a", "b"]},
+        "fewer_boxes_than_frames": ["c"],
+        "fewer_frames_than_labels": [],
+        "disagree": {"d": 7.2, "e": 401.6},
+    }
+    said = [line for line in summary(index, root).splitlines() if "note" in line]
+    assert said == [
+        "  note: video shorter than its joints: 2 (a, b)",
+        "  note: fewer boxes than frames: 1 (c)",
+        "  note: joints in space are up to 402 pixels from those in the picture, as with wrong cameras or "
+        "without their distortion: 2 (d, e)",
+    ]
 
 
 def test_options_of_the_data_set(root: Path) -> None:
@@ -235,6 +310,8 @@ def test_options_of_the_data_set(root: Path) -> None:
         main(["fake", str(root), "--set", "joint_sets=release"])
     with pytest.raises(UserError, match="NAME=VALUE, not 'release'"):
         main(["fake", str(root), "--set", "release"])
+    with pytest.raises(UserError, match="--set scale: expected a number, not 'large'"):
+        main(["fake", str(root), "--set", "scale=large"])
 
 
 def test_the_command_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

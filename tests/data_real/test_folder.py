@@ -16,6 +16,7 @@ from writers.rendered import shoot, write_jpeg, write_video
 from pyhar.data import folder, folder_csv, folder_json
 from pyhar.data.index import MEDIA_KINDS, SPLITS, Index
 from pyhar.data.layouts import PA16, PA17
+from pyhar.data.parsing import read_video_header
 from pyhar.errors import UserError
 
 
@@ -168,6 +169,16 @@ def test_two_people_and_two_actions_in_one_video(tmp_path: Path, clips: list[Cli
     assert index.first_frame.tolist() == [2, 4, 2]
 
 
+def test_a_video_whose_name_looks_like_a_protocol(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("clips/a.mp4").rename("12:30.mp4")
+    writer.write_json(Path(), [{"media": "12:30.mp4", "action": "wave"}])
+    assert folder.read(Path()).num_frames(0) == 7
+    assert read_video_header(Path("12:30.mp4")).frames == 7
+
+
 def test_splits_where_the_file_gives_none(tmp_path: Path) -> None:
     picture = shoot(0, 1).pictures[0]
     sequences = []
@@ -186,6 +197,8 @@ def test_splits_where_the_file_gives_none(tmp_path: Path) -> None:
     assert index.notes["splits"] == "share"
     with pytest.raises(UserError, match="test_share"):
         folder.read(tmp_path, test_share=1.0)
+    with pytest.raises(UserError, match="box_margin must be at least 0, not -1"):
+        folder.read(tmp_path, box_margin=-1)
     # If the file gives some, the rest trains.
     sequences[0]["split"] = "val"
     writer.write_json(tmp_path, sequences)
@@ -258,6 +271,7 @@ def frame(**fields: Any) -> dict[str, Any]:
         ([{**SEQUENCE, "split": "tain"}], "sequences[0].split: unknown split 'tain'; did you mean 'train'"),
         ([{**SEQUENCE, "subject": -1}], "sequences[0].subject: expected a whole number from 0 on, not -1"),
         ([{**SEQUENCE, "frame_step": 0}], "sequences[0].frame_step: expected a whole number from 1 on"),
+        ([{**SEQUENCE, "first_frame": 10**20}], "sequences[0].first_frame: expected a whole number from 0 on"),
         ([{**SEQUENCE, "camera": [1, 2, 3]}], "sequences[0].camera: expected fx, fy, cx, cy"),
         ([{**SEQUENCE, "frames": []}], "sequences[0].frames: empty"),
         ([{**SEQUENCE, "frames": [{"frame": 1}, {}]}], 'give the number "frame" in all of them or in none'),
@@ -283,13 +297,14 @@ def test_mistakes_in_json_are_named(tmp_path: Path, content: Any, message: str) 
     with pytest.raises(UserError) as raised:
         folder.read(tmp_path)
     assert message in str(raised.value)
-    assert "annotations.json" in str(raised.value)
+    assert str(raised.value).count("annotations.json") == 1
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
         ("", "the first line must name the columns"),
+        ("video;frame\na;0\n", "separated by commas: video,frame"),
         ("frame,x1\n0,1\n", "the first line must name the columns"),
         ("video,frame,frame\na,0,0\n", "a column is named twice: 'frame'"),
         ("video,frame\n", "names no sequences"),
@@ -299,6 +314,7 @@ def test_mistakes_in_json_are_named(tmp_path: Path, content: Any, message: str) 
         ("video,frame\n,0\n", "line 2, video: empty"),
         ("video,frame\n/a.jpg,0\n", "line 2, video: give '/a.jpg' relative"),
         ("video,frame\na,1.5\n", "line 2, frame: expected a whole number from 0 on, not '1.5'"),
+        ("video,frame\na,inf\n", "line 2, frame: expected a whole number from 0 on, not 'inf'"),
         ("video,frame\na,1\na,1\n", "line 3, frame: a has two rows for frame 1"),
         ("video,frame\na,1\na,\n", "line 3, frame: empty, but other rows of a have numbers"),
         ("video,action\na,x\na,x\n", "line 3, frame: a has two rows without a number"),

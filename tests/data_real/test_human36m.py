@@ -67,7 +67,7 @@ def test_owners_files(tmp_path: Path) -> None:
     writer.write_owners(tmp_path / "h36m", data)
     index = read(tmp_path / "h36m", train_step=5, test_step=4, required=("train", "test"))
     check(index, data, {"train": np.arange(0, 99, 5), "test": np.arange(0, 99, 4)})
-    assert index.notes["skipped"]["left out by the protocol"] == ["S11/Directions"]
+    assert index.notes["skipped"]["dropped by the protocol"] == ["S11/Directions"]
     assert index.notes["joint_convention"] == "release"
     assert index.notes["source"] == "owners"
     assert index.notes["image_sizes"] == {camera: list(size) for camera, size in writer.SIZES.items()}
@@ -198,7 +198,7 @@ def test_fetch(tmp_path: Path) -> None:
         mm = data.view(data.recordings[0], "54138969").to_camera(data.recordings[0].world[row])
         np.testing.assert_allclose(index.joints_mm[index.first_row[i]], mm[order], rtol=0, atol=0.01)
     # "Directions-2" of S11 is the owners' "Directions".
-    assert {name.rpartition(".")[0] for name in index.notes["skipped"]["left out by the protocol"]} == {
+    assert {name.rpartition(".")[0] for name in index.notes["skipped"]["dropped by the protocol"]} == {
         "S11/Directions-2"
     }
     assert "human36m/S11/Directions-1.54138969" in list(index.names)
@@ -233,7 +233,7 @@ def test_fetch_of_bad_files(tmp_path: Path) -> None:
     mm = data.view(data.recordings[0], "54138969").to_camera(data.recordings[0].world[[0, 2, 3]])
     np.testing.assert_allclose(index.joints_mm, mm[:, list(JOINTS["release"])], rtol=0, atol=0.01)
     assert index.notes["skipped"] == {
-        "left out by the protocol": ["S11/Directions-2.54138969"],
+        "dropped by the protocol": ["S11/Directions-2.54138969"],
         "joints damaged": ["processed/S1/TakingPhoto-2", "processed/S11/Directions-1"],
         "picture missing": ["S1/Directions-1.54138969/000002"],
         "3D joints missing (skeleton 'mono')": ["S11/WalkTogether-2.54138969"],
@@ -310,6 +310,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
     writer.write_cdf(folder / "D3_Positions" / "Juggling 1.cdf", np.ones((3, 32, 3)))
     writer.write_cdf(folder / "D3_Positions" / "Sitting 3.cdf", np.ones((3, 32, 3)))
     writer.write_cdf(folder / "D3_Positions" / "_ALL 1.cdf", np.ones((3, 32, 3)))  # Never of use, so never named.
+    (folder / "D3_Positions" / "._Sitting 1.cdf").write_text("made by macOS")  # Neither is this.
     one = writer.view(2, camera)  # Another subject's camera.
     sitting_down = one.to_pixels(one.to_camera(data.recordings[-1].world))
     writer.write_cdf(folder / "D2_Positions" / f"SittingDown 1.{camera}.cdf", sitting_down)
@@ -320,7 +321,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
         reason: [name for name in names if not name.endswith(writer.CAMERAS[1:])]
         for reason, names in index.notes["skipped"].items()
     }
-    assert skipped["video missing"] == [f"S1/Discussion 1.{camera}"]
+    assert skipped["video missing from S<n>/Videos/"] == [f"S1/Discussion 1.{camera}"]
     assert skipped["video damaged"] == [f"S1/Eating 1.{camera}"]
     assert skipped["pictures of 500 x 502 pixels, which is not what the camera took"] == [f"S1/Greeting 1.{camera}"]
     assert skipped["3D joints missing"] == [f"S1/Phoning 1.{camera}"]
@@ -344,7 +345,9 @@ def test_splits_that_would_be_empty(tmp_path: Path) -> None:
         read(root, required=("trian",))
     for path in root.glob("S1/Videos/*"):
         path.unlink()
-    with pytest.raises(UserError, match=r"nothing to index .*video missing: 8, first S1/Directions 1"):
+    with pytest.raises(
+        UserError, match=r"nothing to index .*video missing from S<n>/Videos/: 8, first S1/Directions 1"
+    ):
         read(root)
 
 
@@ -355,10 +358,14 @@ def test_options_and_places_that_are_wrong(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(UserError, match="every 0 and 64 frames"):
         read(tmp_path, train_step=0)
+    with pytest.raises(UserError, match="window of 0 mm"):
+        read(tmp_path, window_mm=0)
     with pytest.raises(UserError, match="no joints are published of subject 2"):
         read(tmp_path, subjects=(1, 2))
     with pytest.raises(UserError, match="did you mean 'fetch'"):
         read(tmp_path, source="fetsh")
+    with pytest.raises(UserError, match=r"has no annot\.h5 of h36m-fetch, such as"):
+        read(tmp_path, source="fetch")
     with pytest.raises(UserError, match="did you mean 'mono'"):
         read(tmp_path, skeleton="mon")
     data = writer.example(frames=3, cameras=SHORT)
@@ -367,6 +374,9 @@ def test_options_and_places_that_are_wrong(tmp_path: Path) -> None:
         read(tmp_path / "h36m")
     with pytest.raises(UserError, match="cannot be read: No such file"):
         read(tmp_path / "h36m", metadata=tmp_path / "metadata.xml")
+    writer.write_metadata(tmp_path / "metadata.xml", data)
+    with pytest.raises(UserError, match=r"has no joints of subjects 6, 7, such as S1/MyPoseFeatures"):
+        read(tmp_path / "h36m", metadata=tmp_path / "metadata.xml", subjects=(6, 7))
 
 
 def test_damaged_metadata(tmp_path: Path) -> None:

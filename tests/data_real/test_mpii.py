@@ -70,8 +70,16 @@ def test_the_owners_file_is_read_back(tmp_path: Path, pictures: list[Picture], v
         "no joints": ["mpii/000000007/1"],
         "test picture without a position": ["mpii/000000008/2"],
     }
-    assert index.notes["activity"][2] == "activity 1"
-    assert index.notes["video"] == ["video1", "video1", "video10", "video20", "video2", "video3", "video6"]
+    assert index.notes["activity"]["mpii/000000002/1"] == "activity 1"
+    assert [index.notes["video"][name] for name in index.names] == [
+        "video1",
+        "video1",
+        "video10",
+        "video20",
+        "video2",
+        "video3",
+        "video6",
+    ]
     assert "box_margin" not in index.notes  # The window is shown as it is.
 
 
@@ -220,6 +228,18 @@ def test_one_list_of_both_splits(tmp_path: Path, pictures: list[Picture]) -> Non
         assert SPLITS[index.split[row]] == ("val" if validates else "train")
 
 
+@pytest.mark.parametrize("value", [[1.0], "1", True])
+def test_a_flag_of_validation_in_another_form(tmp_path: Path, pictures: list[Picture], value: Any) -> None:
+    path = tmp_path / "mpii_annotations.json"
+    writer.write_joint_list(path, [(*person, True) for person in listed(pictures, 1, 2)])
+    entries = json.loads(path.read_text())
+    entries[0]["isValidation"], entries[1]["isValidation"] = value, {}
+    # As an editor on Windows saves it.
+    path.write_text(json.dumps(entries), encoding="utf-8-sig")
+    index = mpii.read(tmp_path)
+    assert [SPLITS[split] for split in index.split] == ["val", "train"]
+
+
 def test_lists_beside_the_owners_file_decide_on_splits(tmp_path: Path, pictures: list[Picture]) -> None:
     writer.write_mat(tmp_path, pictures)
     writer.write_list(tmp_path / "annot" / "train.json", [*listed(pictures, 1, 2), listed(pictures, 0)[1]])
@@ -254,10 +274,10 @@ def test_a_missing_picture_is_skipped_and_named(tmp_path: Path, pictures: list[P
     (tmp_path / "images" / pictures[1].image).unlink()
     writer.write_mat(tmp_path, pictures)
     index = mpii.read(tmp_path)
-    assert index.notes["skipped"]["picture missing"] == ["mpii/000000002/1"]
+    assert index.notes["skipped"]["picture missing from images/"] == ["mpii/000000002/1"]
     assert "mpii/000000002/1" not in index.names
-    # What is kept for each sequence stays in step.
-    assert len(index.notes["activity"]) == len(index.notes["video"]) == len(index)
+    # What is kept for each person is so by name, whoever is left out later.
+    assert list(index.notes["activity"]) == list(index.notes["video"]) == list(index.names)
 
 
 @pytest.mark.parametrize(
@@ -295,6 +315,8 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         mpii.read(tmp_path)
     with pytest.raises(UserError, match="unpack the owners' annotations"):
         mpii.read(tmp_path, annotations="mat")
+    with pytest.raises(UserError, match=r": no train\.json and valid\.json: unpack"):
+        mpii.read(tmp_path, annotations="json")
     with pytest.raises(UserError, match="people 'all' or 'single', not 'auto' and 'alone'"):
         mpii.read(tmp_path, people="alone")  # type: ignore[arg-type]
     (tmp_path / "train.json").write_text("[{}]")
@@ -357,5 +379,7 @@ def test_a_split_that_would_be_empty(tmp_path: Path, pictures: list[Picture]) ->
     # A list is there, but none of its people can be used.
     writer.write_list(tmp_path / "valid.json", listed(pictures, 1))
     (tmp_path / "images" / pictures[1].image).unlink()
-    with pytest.raises(UserError, match=r"nobody on the list for val .*picture missing \(1, such as mpii/val"):
+    with pytest.raises(
+        UserError, match=r"nobody on the list for val .*picture missing from images/ \(1, such as mpii/val"
+    ):
         mpii.read(tmp_path)

@@ -12,11 +12,13 @@ import torch
 from writers import ntu as writer
 from writers.videos import cut_off
 
+from pyhar.data import registry
 from pyhar.data.geometry import project
 from pyhar.data.index import SPLITS, Index
 from pyhar.data.ntu import ACTIONS, read
 from pyhar.data.ntu_bodies import fit_pinhole
 from pyhar.data.ntu_files import read_missing, read_skeleton
+from pyhar.data.prepare import prepare
 from pyhar.errors import UserError
 
 ONE = "S001C002P003R001A013"
@@ -325,6 +327,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"0.0574", b"x.0574").replace(b"-0.2059419", b"what", 1))
     writer.write_skeleton(skeletons / f"{names[7]}.skeleton", [], 8)
     (skeletons / f"{names[8]}.skeleton").write_bytes(b"")
+    (skeletons / f"._{names[1]}.skeleton").write_text("made by macOS")
     writer.write_missing(tmp_path / "Matlab" / "NTU_RGBD_samples_with_missing_skeletons.txt", [names[9]])
     (skeletons / f"{names[10]}.skeleton").rename(skeletons / "S018C001P001R001A061.skeleton")
     (skeletons / f"{names[11]}.skeleton").rename(skeletons / "S001-A011.skeleton")
@@ -332,7 +335,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
     assert list(index.names) == [f"ntu/{names[1]}"]
     assert index.notes["skipped"] == {
         "name is not SsssCcccPpppRrrrAaaa": ["S001-A011"],
-        "video missing": [names[2]],
+        "video missing from nturgb+d_rgb/": [names[2]],
         "video damaged": [names[3]],
         "skeleton damaged": [names[4], names[5], names[6], names[8]],
         "no bodies": [names[7]],
@@ -387,6 +390,21 @@ def test_pickle_of_kinect_joints(tmp_path: Path) -> None:
                 assert index.action[i] == int(name[-3:]) - 1
             assert np.isnan(index.joints_px).all()
             assert np.isnan(index.camera).all()
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (480, 270)])
+def test_clips_of_a_pickle_without_pixels(tmp_path: Path, size: tuple[int, int]) -> None:
+    person = writer.kinect(8)
+    writer.write_pickle(tmp_path / "a.pkl", [writer.annotation_3d(ONE, [person])], None)
+    writer.write_rgb(tmp_path, ONE, 8, size)
+    prepare("ntu", tmp_path, progress=False)
+    clips = registry.build("ntu", "test", "clips", root=tmp_path, image_size=32, clip_frames=8, augment=False)
+    sample, px = clips[0], writer.to_colour(person)[:, writer.MIRRORED] * size[0] / 1920
+    np.testing.assert_allclose(sample["box"], [*px.min((0, 1)), *px.max((0, 1))], rtol=0, atol=30 * size[0] / 1920)
+    normalised = px @ sample["to_crop"].numpy()[:2, :2].T + sample["to_crop"].numpy()[:2, 2]
+    assert ((normalised > 0.03) & (normalised < 0.97)).all()
+    with pytest.raises(UserError, match="no joints of layout 'pa17' in pixels"):
+        registry.build("ntu", "test", "pose", root=tmp_path, augment=True)
 
 
 def test_pickles_of_other_versions(tmp_path: Path) -> None:
@@ -481,8 +499,12 @@ def test_pickles_with_bad_recordings(tmp_path: Path) -> None:
     made[4]["label"] = 77
     made[5]["label"] = 0
     made[6]["keypoint"] *= 0
+    other = {"label": ["one"], "total_frames": "x", "img_shape": (0, 0), "keypoint": np.full((1, 8, 25, 3), "x")}
+    odd = [
+        {**writer.annotation_3d(f"S001C001P001R002A{a:03d}", [person]), k: v} for a, (k, v) in enumerate(other.items())
+    ]
     split = {"xsub_train": names[:7], "xsub_val": []}
-    writer.write_pickle(tmp_path / "a.pkl", [*made, {"label": 3}], split)
+    writer.write_pickle(tmp_path / "a.pkl", [*made, {"label": 3}, *odd], split)
     index = read(tmp_path, check_media=False)
     assert list(index.names) == [f"ntu/{names[0]}"]
     assert index.notes["skipped"] == {
@@ -494,6 +516,7 @@ def test_pickles_with_bad_recordings(tmp_path: Path) -> None:
         "no bodies": [names[6]],
         "in no split": [names[7]],
         "no field 'frame_dir'": ["annotation 8"],
+        "a field holds something else than it should": [one["frame_dir"] for one in odd],
     }
     with pytest.raises(UserError, match="has no splits xview_train and xview_val, only xsub_train, xsub_val"):
         read(tmp_path, check_media=False, protocol="cross-view")
@@ -522,3 +545,16 @@ def test_pickles_that_are_damaged_or_run_something(tmp_path: Path, capsys: pytes
         read(tmp_path)
     with pytest.raises(UserError, match="No such file"):
         read(tmp_path, annotations=tmp_path / "b.pkl")
+    path.write_bytes(pickle.dumps({"split": ["xsub_train"], "annotations": []}))
+    with pytest.raises(UserError, match="'split' should hold a list of names"):
+        read(tmp_path)
+
+
+def test_several_pickles(tmp_path: Path) -> None:
+    for name in ("S001C001P001R001A001", "S001C001P001R001A002"):
+        writer.write_pickle(tmp_path / f"{name[-4:]}.pkl", [writer.annotation_3d(name, [writer.kinect(8)])], None)
+    with pytest.raises(UserError, match=r"several pickles \(A001\.pkl, A002\.pkl\): name one .*annotations="):
+        read(tmp_path, check_media=False)
+    assert list(read(tmp_path, check_media=False, annotations=tmp_path / "A002.pkl").action) == [1]
+    (tmp_path / "A001.pkl").rename(tmp_path / "._A002.pkl")
+    assert list(read(tmp_path, check_media=False).action) == [1]

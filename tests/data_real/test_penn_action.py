@@ -65,7 +65,7 @@ def test_the_owners_files_are_read_back(tmp_path: Path, version: str, folder: st
         for frame in range(len(shot.pictures)):
             assert (tmp_path / (index.media[video] % (index.first_frame[video] + frame))).is_file()
     assert np.isnan(index.joints_mm).all()
-    assert index.notes["viewpoint"] == ["front", "back", "left"]
+    assert index.notes["viewpoint"] == {"penn/0001": "front", "penn/0002": "back", "penn/0003": "left"}
     assert "skipped" not in index.notes
 
 

@@ -37,7 +37,11 @@ def test_mpii(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures = mpii_writer.example(tmp_path)
     mpii_writer.write_mat(tmp_path, pictures)
     assert main(["mpii", str(tmp_path), "--no-progress", "--check", "--set", "layout=pa17"]) == 0
-    assert "left out, no joints: 1 (mpii/000000007/1)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "left out, no joints: 1 (mpii/000000007/1)" in printed
+    # What a complete copy holds is known of the community's lists alone.
+    assert "note: without train.json and valid.json, 'val' is of every 10th video" in printed
+    assert "complete copy" not in printed
     for split, count in {"train": 4, "val": 2, "test": 1}.items():
         data = registry.build("mpii", split, "pose", root=tmp_path, image_size=128, augment=False)
         assert len(data) == count
@@ -58,7 +62,7 @@ def test_penn_action(tmp_path: Path) -> None:
         shot = penn_writer.example(i, frames=5)
         penn_writer.write(tmp_path, i, shot, penn_writer.labels(shot, label, (1, -1)[i - 1]))
     index, _ = prepare("penn", tmp_path, progress=False)
-    assert index.notes["viewpoint"] == ["front", "front"]
+    assert index.notes["viewpoint"] == {"penn/0001": "front", "penn/0002": "front"}
     clips = registry.build("penn", "test", "clips", root=tmp_path, image_size=128, clip_frames=4)
     assert clips.subsample == 6
     assert clips.action_names[int(clips[0]["action"])] == "bowling"
@@ -72,7 +76,9 @@ def test_a_folder(tmp_path: Path) -> None:
     clips = folder_writer.example(tmp_path)
     folder_writer.write_json(tmp_path, [folder_writer.as_json(clip, split="train") for clip in clips])
     prepare("folder", tmp_path, progress=False, check=True)
-    data = registry.build("folder", "train", "clips", root=tmp_path, image_size=128, clip_frames=2, augment=False)
+    options = {"root": tmp_path, "image_size": 128, "clip_frames": 2, "augment": False}
+    assert len(registry.build("folder", "train", "clips", **options)) == sum(c.action is not None for c in clips)
+    data = registry.build("folder", "train", "clips", labelled=False, **options)
     assert len(data) == len(clips)
     for i, clip in enumerate(clips):
         sample = data.clip(i, [0])

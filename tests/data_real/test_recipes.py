@@ -130,6 +130,7 @@ def test_the_2d_scenario(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     printed = " ".join(capsys.readouterr().out.split())
     assert "mpii, val split" in printed
     assert "14 joints (pelvis, thorax and spine left out)" in printed
+    assert "'val' is of every 10th video, not the people of published results" in printed
     mpii = Evaluation.from_json((data / "run/mpii/evaluation.json").read_text())
     assert (mpii.pose_samples, mpii.clips, len(mpii.poses)) == (2, 0, 2)
     assert len(mpii.pose.pckh_by_joint) == 14
