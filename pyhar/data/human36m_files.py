@@ -133,7 +133,7 @@ def read_cameras_h5(path: Path) -> Metadata:
                         raise UserError(f"{path}: {group.name} has fields of a shape that no camera has")
                     assert match is not None
                     cameras[int(match[1]), name] = Camera(rotation, centre.astype(np.float64), numbers)
-    except (OSError, KeyError, AttributeError) as error:
+    except (OSError, KeyError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} is not a readable cameras.h5 ({error})") from error
     if not cameras:
         raise UserError(f"{path} has no groups subject<k>/camera<i>: it is not the cameras.h5 of Human3.6M")
@@ -195,7 +195,7 @@ def read_annotations(path: Path) -> dict[str, dict[str, Any]]:
             columns = {key: np.asarray(file[key]) for key in ("pose/2d", "frame", "camera", "subject")}
             columns |= {key: np.asarray(file[key]) for key in ("pose/3d", "pose/3d-univ", "action") if key in file}
             lenses = {name: np.asarray(lens, dtype=np.float64) for name, lens in file.get("intrinsics", {}).items()}
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, RuntimeError) as error:
         raise UserError(f"{path} is not a readable annot.h5 ({error})") from error
     counts = {key: len(column) for key, column in columns.items()}
     if len(set(counts.values())) != 1 or columns["pose/2d"].shape[1:] != (NUM_JOINTS, 2):

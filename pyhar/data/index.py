@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -310,7 +311,7 @@ def _open(folder: Path) -> Index:
         index.check()
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, TokenError) as error:
         raise UserError(f"the index in {folder} is damaged ({error}): {again}") from error
     index._origin = (folder, facts["columns"])
     return index

@@ -35,8 +35,10 @@ def read_video_header(path: Path) -> VideoHeader:
             raise UserError(f"{path} is cut off: it has {path.stat().st_size} of {size + 8} bytes; copy it again")
     try:
         # FFmpeg takes what stands before the first colon for a protocol, unless a slash comes before it.
-        with av.open(str(path.absolute())) as container:
+        with av.open(str(path.absolute()), metadata_errors="replace") as container:
             pictures = container.streams.video[0]
+            if pictures.codec_context is None:
+                raise UserError(f"{path} is of an unknown codec: convert it")
             header = VideoHeader(pictures.codec_context.width, pictures.codec_context.height, pictures.frames)
     except (av.error.FFmpegError, OSError, EOFError, IndexError) as error:
         raise UserError(f"{path} is cut off, damaged or no video ({error}): copy it again") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,7 +73,7 @@ def load_object_array(path: Path, name: str) -> Any:
             data = archive.read(f"{name}.npy")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{path} cannot be read ({error}): get it again from where it came") from error
     stream = io.BytesIO(data)
     try:

@@ -68,10 +68,12 @@ class VideoReader:
         import av
 
         # FFmpeg takes what stands before the first colon for a protocol, unless a slash comes before it.
-        self._container = av.open(str(self.path.absolute()))
+        self._container = av.open(str(self.path.absolute()), metadata_errors="replace")
         if not self._container.streams.video:
             raise UserError(f"{self.path} holds no video")
         self._stream = self._container.streams.video[0]
+        if self._stream.codec_context is None:
+            raise UserError(f"video {self.path} cannot be opened: its codec is unknown; convert it")
         self._stream.codec_context.thread_count = self._threads
         self.width, self.height = self._stream.codec_context.width, self._stream.codec_context.height
 

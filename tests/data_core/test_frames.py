@@ -16,6 +16,7 @@ from pyhar.data import frames
 from pyhar.data.decoded import FrameCrop, whole_frame
 from pyhar.data.frames import check_picture, picture_size, read_crop, read_frames, read_picture
 from pyhar.data.geometry import crop_map, to_crop_pixels
+from pyhar.data.parsing import read_video_header
 from pyhar.data.video_reader import VideoReader
 from pyhar.data.warp import View
 from pyhar.errors import UserError
@@ -372,6 +373,24 @@ def test_broken_videos_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             read_crop(tmp_path / name, "video", [1], to_pixels, 48)
+
+
+def test_tags_in_another_encoding_and_unknown_codecs(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Ubung"
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"Ubung", b"\xdcbung"))
+    assert VideoReader(path).num_frames == read_video_header(path).frames == 1
+    path.write_bytes(data.replace(b"avc1", b"zzzz"))
+    with pytest.raises(UserError, match="its codec is unknown; convert it"):
+        VideoReader(path)
+    with pytest.raises(UserError, match="of an unknown codec: convert it"):
+        read_video_header(path)
 
 
 def test_sound_alone_is_no_video(tmp_path: Path) -> None:

@@ -100,6 +100,9 @@ def test_damage_and_other_versions_are_named(index: Index, tmp_path: Path) -> No
     column.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="is damaged"):
         Index.load(folder)
+    column.write_bytes(whole.replace(b"}", b" ", 1))  # Of its heading.
+    with pytest.raises(UserError, match="is damaged"):
+        Index.load(folder)
     column.unlink()
     with pytest.raises(UserError, match="is damaged"):
         Index.load(folder)

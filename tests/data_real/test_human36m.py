@@ -405,6 +405,11 @@ def test_damaged_cameras_and_community_files(tmp_path: Path) -> None:
         del file["subject3/camera2/k"]
     with pytest.raises(UserError, match=r"not a readable cameras\.h5"):
         read_cameras_h5(tmp_path / "cameras.h5")
+    writer.write_cameras_h5(tmp_path / "cameras.h5", data)
+    content = (tmp_path / "cameras.h5").read_bytes()
+    (tmp_path / "cameras.h5").write_bytes(content.replace(b"TREE", b"XREE"))
+    with pytest.raises(UserError, match=r"not a readable cameras\.h5"):
+        read_cameras_h5(tmp_path / "cameras.h5")
     with h5py.File(tmp_path / "empty.h5", "w") as file:
         file["x"] = 1
     with pytest.raises(UserError, match="no groups subject"):
@@ -421,7 +426,12 @@ def test_damaged_cameras_and_community_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="should hold one object"):
         read(tmp_path)
     writer.write_videopose3d(path, data)
+    whole = path.read_bytes()
     cut_off(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        read(tmp_path)
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
     with pytest.raises(UserError, match="cannot be read"):
         read(tmp_path)
 
