@@ -9,11 +9,13 @@ import pytest
 import tiny_training
 import torch
 import torch.multiprocessing as multiprocessing
+from safetensors.torch import load_file
 from torch import nn
 
 from pyhar.data.sample import model_input
 from pyhar.errors import UserError
-from pyhar.models import SPNet, load_model
+from pyhar.models import SPNet
+from pyhar.models.io import MODEL_FILE
 from pyhar.training import distributed
 from pyhar.training.config import LossConfig, StageConfig
 from pyhar.training.loop import train
@@ -137,7 +139,7 @@ def test_torchrun_ends_with_the_weights_of_one_process(tmp_path):
     out = train_in_double(tmp_path / "two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"])
     assert out.count("trained model:") == 1  # one process speaks
     train_in_double(tmp_path / "one", [])
-    one, two = (load_model(tmp_path / name)[0].state_dict() for name in ("one", "two"))
+    one, two = (load_file(tmp_path / name / MODEL_FILE) for name in ("one", "two"))
     assert one["entry.stem.weight"].dtype == torch.float64
     assert one.keys() == two.keys()
     # Sums in another order, which RMSprop's divisions by small roots bring out, more or less as data have it. Steps
