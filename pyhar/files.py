@@ -15,14 +15,12 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a write raises, without a file name, where the disk is full."""
 
 
-def check_folder(path: str | os.PathLike[str]) -> None:
+def check_folder(path: str | os.PathLike[str], remedy: str = "name another place for the results") -> None:
     """What to ask before long work: raises UserError unless `path` is a folder to write to, or can become one."""
     whole = Path(path).absolute()
     nearest = next(place for place in (whole, *whole.parents) if place.exists())
-    if not nearest.is_dir():
-        raise UserError(f"{nearest} is not a folder: name another place for the results")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"folder {nearest} cannot be written to: name another place for the results")
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise UserError(f"{path} cannot be written to, since {nearest} is no folder that you may write to: {remedy}")
 
 
 @contextmanager

@@ -6,7 +6,6 @@ What cannot be used is left out of the index, counted and named; training and ev
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from pyhar.data.media_files import Faults, check_media, extract_frames
 from pyhar.data.option_values import read_options
 from pyhar.data.registry import ON_DISK, index_of
 from pyhar.errors import UserError, unknown_name
+from pyhar.files import check_folder
 
 _SHOWN = 5
+_OTHER_PLACE = "choose another for the index with --index DIR, or set PYHAR_INDEX to a folder for all indices"
 _NO_PLACE = "neither a box nor two joints in pixels"
 _TOO_SHORT = "the video is shorter than its annotation"
 
@@ -76,7 +77,7 @@ def prepare(
     if workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
     folder = index_of(name, root, index)
-    _check_writable(folder)
+    check_folder(folder, _OTHER_PLACE)
     if progress:
         print(f"reading the annotations of {name} in {root}; large data sets take minutes", file=sys.stderr, flush=True)
     found = _with_crops(ON_DISK[name].read(root, **(options or {})))
@@ -87,16 +88,6 @@ def prepare(
         found = _without(found, faults)
     found.save(folder)
     return Index.load(folder), folder
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise UserError before hours of work rather than after them."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise UserError(
-            f"the index cannot be written to {folder}, since {there} is no folder that you may write to: choose "
-            "another with --index DIR, or set PYHAR_INDEX to a folder for all indices"
-        )
 
 
 def differences(index: Index) -> list[str]:

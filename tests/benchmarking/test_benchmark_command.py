@@ -140,7 +140,7 @@ def test_bad_requests(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         (("--threads", 0), "--threads must be at least 1"),
         (("--seconds", 0), "--seconds must be more than 0"),
         (("--device", "gpu"), "unknown device 'gpu'"),
-        (("runs/tiny", "--output", "runs/tiny/model.safetensors/speeds"), "model.safetensors is not a folder"),
+        (("runs/tiny", "--output", "runs/tiny/model.safetensors/speeds"), "model.safetensors is no folder"),
     ]:
         assert run(*words) == 2
         assert message in capsys.readouterr().err

@@ -277,7 +277,7 @@ def test_people_who_are_nowhere_are_left_out(root: Path) -> None:
 def test_an_index_that_cannot_be_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "file").touch()
     monkeypatch.setattr(OnDisk, "read", None)  # It is said before anything is read.
-    with pytest.raises(UserError, match=r"cannot be written to .*file/deep/er, since .*file is no folder.*PYHAR_INDEX"):
+    with pytest.raises(UserError, match=r"file/deep/er cannot be written to, since .*file is no folder.*PYHAR_INDEX"):
         quietly(root, index=root / "file/deep/er")
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != root)
     with pytest.raises(UserError, match="is no folder that you may write to"):

@@ -69,7 +69,7 @@ def test_where_results_can_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     files.check_folder(tmp_path / "new" / "folder")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(files.os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
-    with pytest.raises(UserError, match=f"folder {tmp_path} cannot be written to: name another place"):
+    with pytest.raises(UserError, match=f"since {tmp_path} is no folder that you may write to: name another place"):
         files.check_folder(tmp_path / "new" / "folder")
 
 
