@@ -1,8 +1,6 @@
 // Memory that the system has promised and not given yet: its pages come one by one as they are first written to.
 #pragma once
 
-#include <cstddef>
-
 #include "cpu/problem.h"
 
 namespace pyhar {
