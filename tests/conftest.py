@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+from collections import Counter
 
 # As on the command lines (pyhar/cli.py), and for the same reason; read when PyTorch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -33,6 +34,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device and this machine offers none"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many cases of the conformance suite each backend had, or why it had none."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            counts.update((value, outcome) for name, value in report.user_properties if name == "backend")
+    if not counts:
+        return
+    from pyhar import ops
+
+    terminalreporter.section("conformance by backend")
+    names = dict.fromkeys(name for name, _ in counts)
+    for name in names:
+        terminalreporter.line(
+            f"{name}: " + ", ".join(f"{n} {o}" for (of, o), n in sorted(counts.items()) if of == name)
+        )
+    for name, reason in ops.available_backends().items():
+        if name not in {known.partition(" ")[0] for known in names}:
+            terminalreporter.line(f"{name}: {reason or 'none ran'}")
 
 
 @pytest.fixture(autouse=True)

@@ -23,15 +23,15 @@ KERNELS = {
 }
 
 
-def test_all_kernels_compile_for_all_architectures(rows: list[list[str]], cases: list[str]) -> None:
+def test_all_kernels_compile_for_all_architectures(rows: list[list[str]]) -> None:
     """Each kernel, in each case, for each architecture; no case is left out."""
     assert {(kernel, arch) for _, kernel, _, arch, *_ in rows} == {
         (kernel, arch) for kernel in KERNELS for arch in ("sm_80", "sm_90", "sm_100")
     }
     folder = Path(__file__).parents[2] / "kernels" / "triton"
     source = "".join((folder / name).read_text() for name in ("compile.py", "unit_cases.py"))
+    cases = re.findall(r'^    (?:Unit)?Case\("([^"]+)"', source, re.MULTILINE)
     assert {variant for _, _, variant, *_ in rows} == set(cases)
-    assert len(re.findall(r'^    (?:Unit)?Case\("', source, re.MULTILINE)) == len(cases)
 
 
 def test_no_kernel_spills_registers(rows: list[list[str]]) -> None:

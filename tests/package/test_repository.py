@@ -24,7 +24,7 @@ def readme_commands() -> list[str]:
 def test_readme_gives_one_command_to_train_and_one_to_test() -> None:
     train, test = readme_commands()
     assert train.endswith("-m pyhar.train")
-    assert test.endswith("-m pytest")
+    assert test.endswith("-m pytest -n 2 --dist worksteal")
     for command in (train, test):
         assert "pip install -c constraints.txt -e" in command
         assert "source" not in command
@@ -57,7 +57,7 @@ def test_ci_runs_the_readme_test_command_and_the_linters(rehearsal: tuple[Path, 
     assert (folder / "log").read_text().splitlines() == [
         "python3 -m venv .venv",
         "pip install -c constraints.txt -e .[test]",
-        "python -m pytest",
+        "python -m pytest -n 2 --dist worksteal",
         "ruff check .",
         "ruff format --check .",
         "mypy ",

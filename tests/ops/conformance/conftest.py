@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "cuda_on_host")]
 
 import host  # noqa: E402
-from usable import GPU, REASONS, SLOW, USABLE, device_of  # noqa: E402
+from usable import GPU, SLOW, USABLE, device_of  # noqa: E402
 
 from pyhar.ops import compiled  # noqa: E402
 
@@ -122,31 +121,8 @@ def nothing_compiled_before() -> Iterator[None]:
         torch._dynamo.reset()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def counted(request: pytest.FixtureRequest) -> None:
-    request.config.stash.setdefault(COUNTS, Counter())
-
-
-COUNTS = pytest.StashKey[Counter]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
-    report = yield
+def pytest_runtest_setup(item: pytest.Item) -> None:
     name = backend_of(item)
-    if name is not None and report.when == "call":
-        item.config.stash[COUNTS][name, report.outcome] += 1
-    return report
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    counts = config.stash.get(COUNTS, None)
-    if not counts:
-        return
-    terminalreporter.section("conformance by backend")
-    for name, reason in REASONS.items():
-        how = (
-            " (interpreter)" if name == "triton" and not GPU else " (on the host)" if name == "cuda" and not GPU else ""
-        )
-        cases = ", ".join(f"{n} {outcome}" for (backend, outcome), n in sorted(counts.items()) if backend == name)
-        terminalreporter.line(f"{name}{how}: {cases or reason or 'none ran'}")
+    if name is not None:
+        how = {"triton": " (interpreter)", "cuda": " (on the host)"}.get(name, "") if name in SLOW else ""
+        item.user_properties.append(("backend", name + how))
