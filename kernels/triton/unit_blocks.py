@@ -31,8 +31,8 @@ def pixel_offsets(p, n, y, x, image, row, pixel, LINE: tl.constexpr):
 
 @device_function
 def channel_values(vector, c, channels):
-    """Return values c of a float32 vector, None of none."""
-    values = None
+    """Return values c of a float32 vector, 0 of none."""
+    values = tl.zeros(c.shape, tl.float32)
     if vector is not None:
         values = tl.load(vector + c, mask=c < channels, other=0.0)
     return values
@@ -45,15 +45,15 @@ def relu(value):
 
 
 @device_function
-def activated(maps, offsets, inside, c, channels, scale, shift):
-    """Return a = relu(scale*x + shift), a = x without scale, of pixels by channels; 0 outside the picture.
+def activated(maps, offsets, inside, c, channels, norm, factor, term):
+    """Return a = relu(factor*x + term), a = x where `norm` is None, of pixels by channels; 0 outside the picture.
 
     In float32, or as it is stored where nothing is computed.
     """
     known = inside[:, None] & (c < channels)[None, :]
     value = tl.load(maps + offsets[:, None] + c[None, :], mask=known, other=0.0)
-    if scale is not None:
-        value = tl.where(known, relu(value.to(tl.float32) * scale[None, :] + shift[None, :]), 0.0)
+    if norm is not None:
+        value = tl.where(known, relu(value.to(tl.float32) * factor[None, :] + term[None, :]), 0.0)
     return value
 
 

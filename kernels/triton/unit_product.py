@@ -42,7 +42,7 @@ def add_convolution(
             inside &= (y + dy >= 0) & (y + dy < rows) & (x + dx >= 0) & (x + dx < columns)
             moved = offsets + (dy * row + dx * pixel)
         factor, term = channel_values(scale, c, channels), channel_values(shift, c, channels)
-        a = activated(maps, moved, inside, c, channels, factor, term)
+        a = activated(maps, moved, inside, c, channels, scale, factor, term)
         w = weight_tile(weight, o, out_channels, tap, KERNEL * KERNEL, c, channels)
         sums = multiply(a, w, sums)
     return sums

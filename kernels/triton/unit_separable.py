@@ -86,7 +86,7 @@ def unit_separable_kernel(
             for j in tl.static_range(KERNEL):
                 dy = j - KERNEL // 2
                 inside = across & (y + dy >= 0) & (y + dy < rows)
-                a = activated(maps, moved + dy * maps_row, inside, c, channels, factor, term)
+                a = activated(maps, moved + dy * maps_row, inside, c, channels, scale, factor, term)
                 w = tl.load(depthwise + (j * KERNEL + i) * channels + c, mask=c < channels, other=0.0)
                 spatial += a.to(tl.float32) * w.to(tl.float32)[None, :]
         sums = add_products(sums, spatial, weight, first, out_channels, c, channels, OUT, TILES)
@@ -94,7 +94,7 @@ def unit_separable_kernel(
         for start in range(0, channels, DEPTH):
             c = start + tl.arange(0, DEPTH)
             factor, term = channel_values(scale, c, channels), channel_values(shift, c, channels)
-            a = activated(maps, offsets, here, c, channels, factor, term)
+            a = activated(maps, offsets, here, c, channels, scale, factor, term)
             sums = add_products(sums, a, shortcut, first, out_channels, c, channels, OUT, TILES)
     for t in tl.static_range(TILES):
         o = first + t * OUT + tl.arange(0, OUT)
@@ -131,7 +131,7 @@ def unit_depthwise_kernel(
         for line in tl.static_range(ROWS + KERNEL - 1):
             y = top + line - KERNEL // 2
             visible = inside & (y >= 0) & (y < rows)
-            a = activated(maps, offsets + y * maps_row, visible, c, channels, factor, term).to(tl.float32)
+            a = activated(maps, offsets + y * maps_row, visible, c, channels, scale, factor, term).to(tl.float32)
             sums = add_line(sums, a, depthwise, line, i, c, channels, ROWS, KERNEL)
     for r in tl.static_range(ROWS):
         offsets = n * out_image + ((top + r) * out_row + x * out_pixel)

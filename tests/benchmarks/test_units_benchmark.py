@@ -104,3 +104,12 @@ def test_results_are_written_and_time_is_kept(tmp_path: Path, capsys: pytest.Cap
     assert content["device"]["type"] == "cpu"
     assert {row["preset"] for row in content["rows"]} == {"small"}
     assert "are left out" in capsys.readouterr().out
+
+
+def test_rows_are_shown_where_no_baseline_works(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"implementation": "plain", "status": "failed", "reason": "ValueError: no"},
+        {"implementation": "pyhar cpu", "status": "ok", "median_us": 2.0},
+    ]
+    units.show(SMALL, "float32", rows)
+    assert capsys.readouterr().out.splitlines()[1].split() == ["2.0", "us", "pyhar", "cpu"]
