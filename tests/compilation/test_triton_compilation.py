@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton", reason="Triton is not installed")
+triton = pytest.importorskip("triton", reason="Triton is not installed")
 
+ROOT = Path(__file__).parents[2]
 KERNELS = {
     "softmax_forward",
     "decode_forward",
@@ -28,12 +29,15 @@ def test_all_kernels_compile_for_all_architectures(rows: list[list[str]]) -> Non
     assert {(kernel, arch) for _, kernel, _, arch, *_ in rows} == {
         (kernel, arch) for kernel in KERNELS for arch in ("sm_80", "sm_90", "sm_100")
     }
-    folder = Path(__file__).parents[2] / "kernels" / "triton"
-    source = "".join((folder / name).read_text() for name in ("compile.py", "unit_cases.py"))
+    source = "".join((ROOT / "kernels" / "triton" / name).read_text() for name in ("compile.py", "unit_cases.py"))
     cases = re.findall(r'^    (?:Unit)?Case\("([^"]+)"', source, re.MULTILINE)
     assert {variant for _, _, variant, *_ in rows} == set(cases)
 
 
+@pytest.mark.skipif(
+    f"triton=={triton.__version__}" not in (ROOT / "constraints.txt").read_text().splitlines(),
+    reason="other versions' assemblers may spill a few bytes to have more programs at once",
+)
 def test_no_kernel_spills_registers(rows: list[list[str]]) -> None:
     """A spilled register is memory traffic that the kernels were fused to avoid."""
     assert [row for row in rows if row[-1] != "0"] == []
