@@ -67,7 +67,7 @@ def separable_unit(
     channels = _check_prologue(x, scale, shift)
     kernel, outputs = _shape("depthwise", depthwise)[-1], _shape("pointwise", pointwise)[0]
     _check_weight("depthwise", depthwise, x, (channels, 1, kernel, kernel))
-    products = {"pointwise": (pointwise, (outputs, channels, 1, 1))} | _shortcut(shortcut, outputs, channels)
+    products = {"pointwise": (pointwise, (outputs, channels, 1, 1)), **_shortcut(shortcut, outputs, channels)}
     _check_products(products, weight_scales, x)
     _check_skips(x, outputs, skips)
     return _run("separable_unit", backend, weight_scales, skips, x, scale, shift, depthwise, pointwise, shortcut)
@@ -98,7 +98,8 @@ def bottleneck_unit(
     products = {
         "reduce": (reduce, (middle, channels, 1, 1)),
         "expand": (expand, (outputs, middle, kernel, kernel)),
-    } | _shortcut(shortcut, outputs, channels)
+        **_shortcut(shortcut, outputs, channels),
+    }
     _check_products(products, weight_scales, x)
     _check_vector("bias", bias, x, middle)
     _check_skips(x, outputs, skips)
@@ -228,7 +229,7 @@ def _shape(name: str, weight: Tensor) -> tuple[int, ...]:
 
 
 def _check_stride(stride: Any) -> None:
-    if not isinstance(stride, tuple | list) or len(stride) != 2 or not all(isinstance(step, int) for step in stride):
+    if not isinstance(stride, (tuple, list)) or len(stride) != 2 or not all(isinstance(step, int) for step in stride):
         raise TypeError(f"stride: expected two whole numbers, rows and columns, got {stride!r}")
     if min(stride) < 1:
         raise ValueError(f"stride: expected 1 or more, got {stride}")
@@ -265,7 +266,7 @@ def _shortcut(shortcut: Tensor | None, outputs: int, channels: int) -> Products:
 
 
 def _check_products(products: Products, scales: Scales, x: Tensor) -> None:
-    if not isinstance(scales, tuple | list):
+    if not isinstance(scales, (tuple, list)):
         raise TypeError(f"weight_scales: expected a tuple of tensors, got {type(scales).__name__}")
     if scales and len(scales) != len(products):
         raise ValueError(f"weight_scales: expected {len(products)}, for {', '.join(products)}, got {len(scales)}")
@@ -283,7 +284,7 @@ def _run(operator: str, backend: str | None, scales: Scales, skips: Skips, *unit
 
 
 def _check_skips(x: Tensor, channels: int, skips: Any) -> None:
-    if not isinstance(skips, tuple | list) or not all(isinstance(skip, Tensor) for skip in skips):
+    if not isinstance(skips, (tuple, list)) or not all(isinstance(skip, Tensor) for skip in skips):
         raise TypeError(f"skips: expected a tuple of maps, got {type(skips).__name__}")
     if len(skips) > 2:
         raise ValueError(f"skips: expected at most 2 maps, got {len(skips)}")
