@@ -272,8 +272,9 @@ def _check_products(products: Products, scales: Scales, x: Tensor) -> None:
         raise ValueError(f"weight_scales: expected {len(products)}, for {', '.join(products)}, got {len(scales)}")
     for name, (weight, shape) in products.items():
         _check_weight(name, weight, x, shape, torch.int8 if scales else None)
-    for (name, (_, shape)), scale in zip(products.items(), scales, strict=False):
-        _check_vector(f"weight_scales, of {name}", scale, x, shape[0])
+    if scales:
+        for (name, (_, shape)), scale in zip(products.items(), scales, strict=True):
+            _check_vector(f"weight_scales, of {name}", scale, x, shape[0])
 
 
 def _run(operator: str, backend: str | None, scales: Scales, skips: Skips, *unit: Tensor | None) -> Tensor:
