@@ -7,6 +7,7 @@ kernels run on the CPU, in Triton's interpreter: slow, and meant for tests.
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 import os
 
@@ -18,6 +19,7 @@ Grid = tuple[float, float, float, float]
 MOST_PIXELS = 2**30
 MOST_PROGRAMS = 2**31 - 1
 MOST_TAPS = 7  # of a side of a convolution kernel: the depthwise kernel unrolls one
+LEAST_VERSION = (3, 5)  # products of float64
 LEAST_CAPABILITY = (8, 0)  # bfloat16 in hardware; older GPUs are not compiled for
 
 
@@ -31,9 +33,20 @@ def why_unusable() -> str | None:
     """Return why this machine cannot run the backend, or None."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; `pip install triton` installs it"
+    version = _version()
+    if version is not None and version < LEAST_VERSION:
+        return f"it needs Triton 3.5 or newer, which comes with PyTorch 2.9; this is {version[0]}.{version[1]}"
     if not interpreted() and not torch.cuda.is_available():
         return "there is no CUDA device, and TRITON_INTERPRET=1 is not set"
     return None
+
+
+def _version() -> tuple[int, int] | None:
+    try:
+        major, minor = importlib.metadata.version("triton").split(".")[:2]
+    except importlib.metadata.PackageNotFoundError:  # a build of another name
+        return None
+    return int(major), int(minor)
 
 
 def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None) -> str | None:

@@ -235,6 +235,14 @@ def test_refusals_say_why() -> None:
     assert said.stdout.strip() == "there is no CUDA device, and TRITON_INTERPRET=1 is not set"
 
 
+@pytest.mark.parametrize(("version", "usable"), [("3.4.0", False), ("3.5.1", True), ("4.0.0+git1", True)])
+def test_an_old_triton_is_refused(version: str, usable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    reason = backend.why_unusable.__wrapped__()  # not the kept answer
+    assert (reason is None) == usable
+    assert usable or reason == "it needs Triton 3.5 or newer, which comes with PyTorch 2.9; this is 3.4"
+
+
 @pytest.mark.parametrize("joints_innermost", [False, True])
 def test_tiles_cover_any_size(joints_innermost: bool) -> None:
     for joints in (1, 16, 17, 133, 512):
