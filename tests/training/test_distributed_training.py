@@ -18,7 +18,7 @@ from pyhar.models import SPNet
 from pyhar.models.io import MODEL_FILE
 from pyhar.training import distributed
 from pyhar.training.config import LossConfig, StageConfig
-from pyhar.training.loop import train
+from pyhar.training.loop import _check_shares, train
 from pyhar.training.losses import batch_losses
 from pyhar.training.sampling import StepBatches, TrainingData, load
 from pyhar.training.stages import prepare, task_at
@@ -154,3 +154,5 @@ def test_batches_that_cannot_be_shared_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"stages\.pose\.images = 3 cannot be shared equally by 2 processes"):
         train(tiny_training.config(tmp_path, images=3), tmp_path, distributed.World(0, 2), torch.device("cpu"))
     assert list(tmp_path.iterdir()) == []
+    one_stage = tiny_training.only(tiny_training.config(images=3), "action")
+    _check_shares(one_stage, distributed.World(0, 2))  # it takes clips alone
