@@ -77,7 +77,7 @@ class Source(Protocol):
 
 
 def open_source(source: str | os.PathLike[str]) -> Source:
-    """An image, a folder of images, a glob pattern, a video file, or a camera number.
+    """An image, a folder of images, a glob pattern, a video file, or a camera: its number, or its device /dev/videoN.
 
     Raises UserError if there is nothing of the kind or it cannot be opened.
     """
@@ -92,8 +92,8 @@ def open_source(source: str | os.PathLike[str]) -> Source:
         if path.suffix.lower() in PICTURE_SUFFIXES:
             return PictureSource(path.stem, path.parent, [path])
         return VideoSource(path)
-    if text.isdecimal():
-        return VideoSource(int(text))
+    if (number := text.removeprefix("/dev/video")).isdecimal():
+        return VideoSource(int(number))
     if glob.has_magic(text):
         matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
         found = [match for match in matches if match.suffix.lower() in PICTURE_SUFFIXES]
