@@ -139,3 +139,11 @@ def test_readme_command_lines_use_options_that_exist(capsys: pytest.CaptureFixtu
         known = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
         used = {option for command, rest in lines if command == name for option in re.findall(r"--[\w.-]+", rest)}
         assert used <= known | {"--help"}, name
+
+
+def test_every_benchmark_is_listed_with_its_question() -> None:
+    readme = (ROOT / "benchmarks/README.md").read_text()
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__.py"}
+    assert scripts == set(re.findall(r"`(\w+\.py)`", readme))
+    for name in re.findall(r"^\| `(\w+)\.py` \|", readme, re.MULTILINE):
+        assert f"python -m benchmarks.{name}" in (ROOT / f"benchmarks/{name}.py").read_text()
