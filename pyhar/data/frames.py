@@ -23,7 +23,9 @@ from pyhar.data.video_reader import VideoReader
 from pyhar.data.warp import Picture, View, block_size, of_blocks
 from pyhar.errors import UserError
 
-# Reader -> flag of OpenCV for a decoder that gives 1/reader of a JPEG's width and height.
+PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""What names of pictures end in, in small letters."""
+# Factor -> flag of OpenCV for a decoder that gives 1/factor of a JPEG's width and height.
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pyhar.data.frames import is_cut_off
+from pyhar.data.frames import PICTURE_SUFFIXES, is_cut_off
 from pyhar.data.parsing import read_video_header
 from pyhar.errors import UserError
 from pyhar.files import atomic
@@ -31,7 +31,6 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent; read when OpenC
 Picture = npt.NDArray[np.uint8]
 """(H, W, 3) uint8, RGB."""
 
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEO_CODECS = {".avi": "MJPG", ".mp4": "mp4v"}
 DEFAULT_FPS = 25.0
 _MAX_DAMAGED_FRAMES = 32
