@@ -78,6 +78,8 @@ def run(config: BenchmarkConfig) -> list[Row]:
     if config.seconds <= 0:
         raise UserError(f"--seconds must be more than 0, not {config.seconds:g}")
     device = choose_device(config.device)
+    for name in config.networks:
+        networks.check(name)
     check_folder(config.output)
     keep_large_blocks()
     if config.threads is not None:
