@@ -14,12 +14,13 @@ import datetime
 import json
 import os
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.machine import RESULTS, write_csv
+from pyhar import cli
+from pyhar.errors import UserError
 from pyhar.files import write_text
 from pyhar.info import versions
 from pyhar.kernels import cuda_report, cuda_variants
@@ -43,16 +44,14 @@ def rows() -> Iterator[Resources]:
             yield from cuda_report.by_nvrtc(kernels, None, architecture)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Compile, write, and say how many spill."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compilation", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
     args = parser.parse_args(argv)
     if os.environ.get("TRITON_INTERPRET") == "1":
-        print("unset TRITON_INTERPRET: Triton compiles nothing while it interprets", file=sys.stderr)
-        return 2
+        raise UserError("unset TRITON_INTERPRET: Triton compiles nothing while it interprets")
     found = sorted(rows())
-    args.out.mkdir(parents=True, exist_ok=True)
     write_csv(args.out / "compilation.csv", [row._asdict() for row in found])
     spilling = [row for row in found if row.spill_bytes]
     nvcc = cuda_report.find_nvcc()
@@ -73,4 +72,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(cli.run(main))

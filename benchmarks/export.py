@@ -20,34 +20,21 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.machine import describe, read_json, results_folder, write_json
 from benchmarks.measure import Runnable, Stopwatch, interleave, quantiles
 from benchmarks.report import duration, ratio
 from pyhar import cli
+from pyhar.benchmarking.networks import random_network
 from pyhar.deploy import deploy
 from pyhar.inference.export import TOLERANCES, LastAnswers, export_network, last_answers
 from pyhar.inference.export_formats import FORMATS
 from pyhar.memory import keep_large_blocks
-from pyhar.models import ModelMeta, SPNet, get_preset
+from pyhar.models import ModelMeta, SPNet
 
 Call = Callable[[], list[Tensor]]
 PLAIN = "network"
-
-
-def untrained(preset: str) -> SPNet:
-    """The preset's network with random weights, the same at every call. Its batch norms have the statistics of random
-    frames, which keep activations at the size that they have in a trained network."""
-    torch.manual_seed(0)
-    config = get_preset(preset)
-    model = SPNet(config)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.train()(torch.rand(1, config.clip_frames, 3, config.image_size, config.image_size) * 2 - 1)
-    return model.eval()
 
 
 def export_all(preset: str, model: SPNet, formats: Sequence[str], folder: Path) -> dict[str, Path]:
@@ -92,7 +79,7 @@ def _onnx_runtime(path: Path, frames: Tensor) -> Call:
 def measure(preset: str, formats: Sequence[str], folder: Path, seconds: float) -> dict[str, Any]:
     """Return what is known of each contender: its error and, where that is small enough, quantiles of the milliseconds
     for one clip and of how many times faster than the network it is in the same round."""
-    model = untrained(preset)
+    model = random_network(preset)
     config = model.config
     paths = export_all(preset, model, formats, folder)
     network = last_answers(model, -1, -1, stills=False)
@@ -165,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() if options.files is None else nullcontext(options.files) as folder:
         for preset in options.preset:
             if options.prepare:
-                export_all(preset, untrained(preset), options.format, Path(folder))
+                export_all(preset, random_network(preset), options.format, Path(folder))
                 continue
             result = measure(preset, options.format, Path(folder), options.seconds)
             show(preset, result)

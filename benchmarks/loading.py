@@ -1,4 +1,4 @@
-"""How fast samples come from disk, against what the decoders alone give: `python benchmarks/loading.py [--json FILE]`.
+"""How fast samples come from disk, against what the decoders alone give: `python -m benchmarks.loading [--json FILE]`.
 
 It makes pictures and videos of rendered noise in a temporary folder, decodes them with the libraries alone, then loads
 them as training does, through a DataLoader with worker processes. Before timing it checks that crops show what was
@@ -334,7 +334,7 @@ def large_index(folder: Path, workers: int, clips: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loading", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the results there, e.g. results/<device>/loading.json"
     )

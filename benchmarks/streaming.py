@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.machine import describe, results_folder, write_json
 from benchmarks.measure import Runnable, Stopwatch, interleave, quantiles
+from pyhar import cli
 from pyhar.devices import choose_device
 from pyhar.inference.predictions import FramePrediction
 from pyhar.inference.predictor import Predictor
@@ -111,4 +112,4 @@ def _compare(found: FramePrediction, expected: FramePrediction) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(cli.run(main))

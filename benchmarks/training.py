@@ -214,7 +214,6 @@ def main(argv: list[str] | None = None) -> int:
         results[preset] = measure(preset, names, options.device, options.threads, options.rounds)
         show(preset, results[preset])
     path = (options.out or results_folder(device)) / "training.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, describe(device) | {"rounds": options.rounds, "presets": results})
     print(f"written: {path}")
     wrong = [name for found in results.values() for name in found if found[name]["status"] == "wrong"]

@@ -243,7 +243,7 @@ def measure_case(
     return [{k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()} for row in rows]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure, write, and return 0, or 1 if a backend of pyhar was wrong or failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.units", description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -278,7 +278,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             show(case, dtype, found)
             rows += [{"preset": preset, **row} for row in found]
             run = {**describe(device), "clips": args.clips, "cases_left_out": left_out, "rows": rows}
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {"schema": 1, **before, f"clips-{args.clips}": run})
     if left_out:
         print(f"time is up: {left_out} cases are left out")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from pyhar.data import registry
+from pyhar.data.synthetic import SyntheticClips
 from pyhar.data.synthetic.demo import contact_sheet
+from pyhar.data.synthetic.scene import HEIGHT, WIDTH
 from pyhar.evaluation.gallery import gallery
-from pyhar.evaluation.plots import speed, style
 from pyhar.evaluation.results import Evaluation
 from pyhar.files import atomic
+from pyhar.inference.draw import draw_prediction
+from pyhar.inference.predictor import Predictor
 from pyhar.inference.video import write_picture
 from pyhar.models import load_model
 
@@ -18,7 +23,7 @@ FOLDER = Path(__file__).parent / "pictures"
 
 
 def main(run: Path) -> None:
-    """Draw rendered people, poses in space, recognised clips, decoupled maps, and accuracy against speed."""
+    """Draw rendered people, poses in space, recognised clips, decoupled maps, and a frame of a prediction."""
     model, meta = load_model(run)
     evaluation = Evaluation.from_json((run / "evaluation.json").read_text(encoding="utf-8"))
     options = {"image_size": model.config.image_size, "augment": False}
@@ -31,11 +36,16 @@ def main(run: Path) -> None:
     figures = {}
     for picture in gallery(model, stills, clips, evaluation, meta.depth_range_mm):
         figures.setdefault(picture.section, picture.figure)
-    with style():
-        figures["speed"] = speed(evaluation.cuts, evaluation)
-    for name in ("space", "clips", "maps", "speed"):
+    for name in ("space", "clips", "maps"):
         with atomic(FOLDER / f"{name}.png") as temporary:
             figures[name].savefig(temporary, format="png", dpi=80)
+
+    # As by the README's commands: the second video with its box, by clips of every fifth frame.
+    video = SyntheticClips("test").video(2)
+    frames = video.shoot(np.arange(video.num_frames)).pictures(np.eye(3), WIDTH, HEIGHT)
+    predictor = Predictor(run, subsample=5)
+    middle = list(predictor.predict_frames(frames, box=(180, 30, 375, 425)))[len(frames) // 2]
+    write_picture(FOLDER / "predict.jpg", draw_prediction(frames[middle.index], middle, predictor.layout))
 
 
 if __name__ == "__main__":

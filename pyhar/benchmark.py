@@ -27,7 +27,9 @@ class BenchmarkConfig:
     benchmark.json, benchmark.csv and, of an evaluated run cut after each pyramid, its accuracy against speed.
     """
 
-    networks: tyro.conf.Positional[tuple[str, ...]] = ("penn-release",)
+    networks: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[NETWORK ...]")] = (
+        "penn-release",
+    )
     """Presets, with random weights, run directories or model files."""
     cuts: Literal["none", "pyramids"] = "none"
     """Measure the whole network, or cut after each pyramid."""
@@ -76,6 +78,8 @@ def run(config: BenchmarkConfig) -> list[Row]:
     if config.seconds <= 0:
         raise UserError(f"--seconds must be more than 0, not {config.seconds:g}")
     device = choose_device(config.device)
+    for name in config.networks:
+        networks.check(name)
     check_folder(config.output)
     keep_large_blocks()
     if config.threads is not None:

@@ -43,8 +43,7 @@ def load_release_weights(model: SPNet, path: str | os.PathLike[str]) -> SPNet:
 
     The model's configuration says what is expected; presets `penn-release` and `ntu-release` fit the distributed files.
     Raises UserError if the file cannot be read, or, listing the layers, if its layers are not the network's; the
-    message says which
-    configuration would fit.
+    message says which configuration would fit.
     """
     layers = read_layers(path)
     state: dict[str, torch.Tensor] = {}

@@ -44,8 +44,8 @@ class PredictConfig:
     give one, or --follow, if the person does not fill the frame.
     """
 
-    source: tyro.conf.Positional[str]
-    """An image, a folder of images, a glob pattern in quotes, a video file, or a camera number."""
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    """An image, a folder of images, a glob pattern in quotes, a video file, or a camera number (or /dev/videoN)."""
     model: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """A model file or run directory; without it, the newest run in runs/."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None

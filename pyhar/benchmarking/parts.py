@@ -27,8 +27,8 @@ _PARTS = {
 def time_by_part(model: nn.Module, frames: Tensor, repeats: int = 7) -> dict[str, float]:
     """Seconds of each part of `model(frames)`, the medians over `repeats` calls; the rest under `REST`.
 
-    Waits for a GPU after every part, so that its parts sum up to more than the whole. A deployed
-    network must be without graphs, which do not go through its modules.
+    Waits for a GPU after every part, so that its parts sum up to more than the whole. A deployed network must be
+    without graphs, which do not go through its modules.
     """
     spent: dict[str, float] = {}
     begun: list[float] = []

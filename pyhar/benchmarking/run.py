@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -135,10 +134,9 @@ def _measure(
             _fill(row, times, case, rates)
         rows.append(row)
     if plan.parts:
-        channels_last = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        plain = channels_last if dtype == torch.float32 else None
         case.parts_ms[OURS] = _parts(deploy(model, dtype=dtype, graph=False), frames)
-        if plain is not None:
+        if dtype == torch.float32:
+            plain = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             case.parts_ms["PyTorch, channels_last"] = _parts(plain, frames)
     return case, rows
 
@@ -164,8 +162,3 @@ def _fill(row: Row, times: dict[str, list[float]], case: Case, rates: ceilings.C
     if row.implementation == OURS and others:
         best = min(others, key=lambda key: Spread.of(times[key]).median)
         row.speedup = ratio(times[best], times[OURS])
-
-
-def plain(case: Case) -> dict[str, Any]:
-    """Ready for JSON."""
-    return dataclasses.asdict(case)

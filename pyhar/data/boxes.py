@@ -63,15 +63,13 @@ def find_boxes(
     rounds: int = 2,
     frames: int = 8,
     image_size: int = 256,
-    start: Mapping[str, npt.ArrayLike] | None = None,
 ) -> dict[str, list[float]]:
     """A box for every sequence of a split, by name: around the poses predicted in its frames.
 
-    rounds: of predicting, each in crops of the boxes of the round before; a sequence in which no joint is found keeps
-    its box. frames: how many of a sequence are looked at, spread evenly over it. image_size: of the crops. start: the
-    first boxes; otherwise whole pictures. The boxes allow for the index's "box_margin", so that a crop is `SHARE`
-    times as large as the person. Raises UserError for numbers below 1, a split without sequences, and media that
-    cannot be read.
+    rounds: of predicting, the first in whole pictures, each other in crops of the boxes of the round before; a sequence
+    in which no joint is found keeps its box. frames: how many of a sequence are looked at, spread evenly over it.
+    image_size: of the crops. The boxes allow for the index's "box_margin", so that a crop is `SHARE` times as large as
+    the person. Raises UserError for numbers below 1, a split without sequences, and media that cannot be read.
     """
     if rounds < 1 or frames < 1:
         raise UserError(f"rounds and frames must be at least 1, not {rounds} and {frames}")
@@ -79,10 +77,6 @@ def find_boxes(
     sequences = [int(i) for i in index.of_split(split)]
     # The index's margin comes on top of every box.
     boxes = {index.names[i]: _scaled(_whole_picture(index, root, i), 1 / (1 + margin)).tolist() for i in sequences}
-    for name, first in (start or {}).items():
-        if name not in boxes:
-            raise UserError(f"no sequence {name!r} in the split {split!r} of {index.data_set}")
-        boxes[name] = np.asarray(first, dtype=np.float64).tolist()
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             save_boxes(Path(folder) / "boxes.json", boxes)

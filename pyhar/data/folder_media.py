@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pyhar.data.frames import picture_size
+from pyhar.data.frames import PICTURE_SUFFIXES, picture_size
 from pyhar.errors import UserError
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
 Ints = npt.NDArray[np.int64]
@@ -57,7 +56,7 @@ def find_medium(root: Path, media: str) -> Medium:
         return _pattern(root, media)
     if not path.is_file():
         raise MediumError("no such file or folder")
-    if suffix in PICTURES:
+    if suffix in PICTURE_SUFFIXES:
         return Medium("picture", media, np.zeros(1, dtype=np.int64), _picture_size(path))
     if suffix in VIDEOS:
         return _video(path, media)
@@ -66,7 +65,9 @@ def find_medium(root: Path, media: str) -> Medium:
 
 def _name_pattern(folder: Path) -> str:
     """The pattern that the names of a folder's pictures follow, such as "img_%04d.png"."""
-    names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+    names = sorted(
+        p.name for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")
+    )
     parts = [m.groups() for name in names if (m := re.fullmatch(r"(.*?)(\d+)(\.\w+)", name))]
     if not names:
         raise MediumError("no pictures in the folder")

@@ -23,7 +23,9 @@ from pyhar.data.video_reader import VideoReader
 from pyhar.data.warp import Picture, View, block_size, of_blocks
 from pyhar.errors import UserError
 
-# Reader -> flag of OpenCV for a decoder that gives 1/reader of a JPEG's width and height.
+PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""What names of pictures end in, in small letters."""
+# Factor -> flag of OpenCV for a decoder that gives 1/factor of a JPEG's width and height.
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -87,11 +89,6 @@ def numbered(pattern: str | Path, number: int) -> str:
         raise UserError(f"{pattern} is no pattern with one number, such as frames/%06d.jpg: {error}") from error
 
 
-def read_picture(path: str | Path) -> Picture:
-    """A whole picture as it lies on disk, uint8 (H, W, 3) RGB. Raises UserError as `read_crop` does."""
-    return cv2.cvtColor(_decode_whole(str(path)), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-
-
 def picture_size(path: str | Path) -> tuple[int, int]:
     """Width and height of a picture as it lies on disk, of JPEG and PNG from the header alone. Raises UserError if it
     is missing or no picture."""
@@ -108,7 +105,7 @@ def picture_size(path: str | Path) -> tuple[int, int]:
         raise UserError(f"picture {path} cannot be read: {error.strerror}") from error
     if start.startswith(b"\x89PNG") and len(start) >= 24:
         return int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
-    height, width = _decode_whole(str(path)).shape[:2]
+    height, width = _decode_as(cv2.IMREAD_COLOR, _load(str(path))[0], str(path)).shape[:2]
     return width, height
 
 
@@ -125,11 +122,6 @@ def is_cut_off(data: bytes) -> bool:
     if data.startswith(b"\x89PNG"):
         return data.rfind(b"IEND") < 0
     return jpeg.is_jpeg(data) and not jpeg.has_end(data, jpeg.read_header(data))
-
-
-def close_videos() -> None:
-    """Close the videos that this process keeps open."""
-    _open.clear()
 
 
 def _read(file: str) -> bytes:
@@ -161,11 +153,6 @@ def _decode(file: str, to_pixels: Matrix, size: int) -> tuple[Picture, View]:
     # The decoder interpolates colours, for which it looks at the next row of them.
     upper = jpeg.upper_rows(data, header, (view.bottom + 2) * factor)
     return _decode_as(_REDUCED[factor], upper, file), view
-
-
-def _decode_whole(file: str) -> Picture:
-    """A picture, BGR, as it lies on disk."""
-    return _decode_as(cv2.IMREAD_COLOR, _load(file)[0], file)
 
 
 def _load(file: str) -> tuple[bytes, jpeg.Header | None]:

@@ -42,11 +42,9 @@ def crop_map(
     """The map `to_crop` from picture pixels to normalised crop coordinates.
 
     box: the square (x1, y1, x2, y2) in continuous picture pixels that the crop shows when nothing else is asked for; a
-    pixel with
-    index i covers [i - 0.5, i + 0.5]. rotation: degrees by which the content turns clockwise on the screen. scale: > 1
-    shows the
-    person larger. shift: fractions of the crop by which the content moves right and down. flip: mirror left and right,
-    last.
+    pixel with index i covers [i - 0.5, i + 0.5]. rotation: degrees by which the content turns clockwise on the screen.
+    scale: > 1 shows the person larger. shift: fractions of the crop by which the content moves right and down. flip:
+    mirror left and right, last.
     """
     x1, y1, x2, y2 = np.asarray(box, dtype=np.float64).tolist()
     cx, cy, side = 0.5 * (x1 + x2), 0.5 * (y1 + y2), max(x2 - x1, y2 - y1)

@@ -44,9 +44,6 @@ JOINTS: dict[str, tuple[int, ...]] = {
 neck the thorax, and its spine is joint 11, which lies on the root; joint 14 (neck, or nose) is left out. "standard":
 the 17 joints that other papers evaluate. An average error over the one set is not comparable with the other's.
 """
-STANDARD_17 = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
-"""The joints of convention "standard" in the owners' order."""
-
 SPLITS = {1: "train", 5: "train", 6: "train", 7: "train", 8: "train", 9: "test", 11: "test"}
 """The usual split by subjects."""
 WINDOW_MM = 2250.0

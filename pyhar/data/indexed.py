@@ -249,10 +249,9 @@ class IndexedPoses(_Indexed):
     `pyhar.data.augment.AUGMENTATIONS`, or ranges; None: as the split is "train" or not. every: take every n-th frame of
     a sequence, from its first, as a still of its own; 0: one still per sequence, with augmentation any frame that has a
     known joint, otherwise the middle one of those; None: as the index notes, else 0. Where some sequences of the split
-    have known joints, those without are left out. size: use this many stills, spread
-    evenly; None: all. layout: the joints that samples have, by name, those that the data set lacks unknown; None: the
-    data set's. boxes: a JSON file {name of a sequence: [x1, y1, x2, y2]}, taken in place of the index's boxes and with
-    the same margin.
+    have known joints, those without are left out. size: use this many stills, spread evenly; None: all. layout: the
+    joints that samples have, by name, those that the data set lacks unknown; None: the data set's. boxes: a JSON file
+    {name of a sequence: [x1, y1, x2, y2]}, taken in place of the index's boxes and with the same margin.
 
     Samples raise UserError if they cannot be read. Raises UserError for a split without sequences, one without known
     joints that is to be augmented, an unknown name, or a value out of range.

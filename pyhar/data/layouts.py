@@ -1,8 +1,7 @@
 """Joint layouts: the names, order, mirror pairs and bones of a skeleton.
 
 "pa16" and "pa17" are the common layouts that all data sets are mapped to: pelvis, thorax, neck, head top, then pairs
-with the
-right joint first; "pa17" adds the middle of the spine.
+with the right joint first; "pa17" adds the middle of the spine.
 """
 
 from __future__ import annotations

@@ -6,10 +6,9 @@ Coordinate conventions, here and everywhere:
 
 * picture pixels: x right, y down, pixel centres at integers, the picture as it was before any crop;
 * normalised crop coordinates: the square the network sees spans [0, 1] x [0, 1] from edge to edge, so the pixel with
-index i
-  of a crop W pixels wide has its centre at (i + 0.5) / W;
+  index i of a crop W pixels wide has its centre at (i + 0.5) / W;
 * normalised depth: z = 0.5 + (Z - Z_root) / 2000 mm, so the root joint has z = 0.5 and two metres span [0, 1] (Sec.
-4.2.1);
+  4.2.1);
 * camera: X right, Y down, Z forward, millimetres; picture x = fx * X / Z + cx, y = fy * Y / Z + cy, but for the lens's
   distortion.
 """
@@ -93,9 +92,8 @@ def model_input(
     """Turn a batch of pictures into what the network takes.
 
     frames: uint8 (B, [T,] H, W, 3), RGB. colour_power: (B, 3), the powers of the channels in [0, 1]; None: 1. Returns
-    (B, [T,] 3, H, W) in [-1, 1] of `dtype` on `device`, in channels_last memory.
-    The bytes travel to the device as they are and are converted there. Raises TypeError if `frames` is not uint8,
-    ValueError on a wrong shape.
+    (B, [T,] 3, H, W) in [-1, 1] of `dtype` on `device`, in channels_last memory. The bytes travel to the device as they
+    are and are converted there. Raises TypeError if `frames` is not uint8, ValueError on a wrong shape.
     """
     if frames.dtype != torch.uint8:
         raise TypeError(f"frames: expected uint8 pictures, got {frames.dtype}")

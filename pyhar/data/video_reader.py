@@ -19,7 +19,7 @@ class VideoReader:
     beginning. Not to be shared by threads, nor with a forked process.
     """
 
-    def __init__(self, path: str | Path, threads: int = 1) -> None:
+    def __init__(self, path: str | Path) -> None:
         """Raises UserError if the file is missing, empty, damaged, or holds no video."""
         import av
 
@@ -28,7 +28,7 @@ class VideoReader:
             raise UserError(f"video {path} cannot be read: there is no such file")
         if self.path.stat().st_size == 0:
             raise UserError(f"video {path} is empty (0 bytes); copy it again")
-        self._failure, self._threads = av.error.FFmpegError, threads
+        self._failure = av.error.FFmpegError
         try:
             self._open()
             packets = [
@@ -74,7 +74,7 @@ class VideoReader:
         self._stream = self._container.streams.video[0]
         if self._stream.codec_context is None:
             raise UserError(f"video {self.path} cannot be opened: its codec is unknown; convert it")
-        self._stream.codec_context.thread_count = self._threads
+        self._stream.codec_context.thread_count = 1
         self.width, self.height = self._stream.codec_context.width, self._stream.codec_context.height
 
     def close(self) -> None:

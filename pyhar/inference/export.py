@@ -168,7 +168,8 @@ def describe(config: SPNetConfig, meta: ModelMeta, shapes: dict[str, tuple[int |
     z, depth = "", ""
     if config.dim == 3:
         z = "z, "
-        depth = f"; depth behind the root joint in millimetres is (z - 0.5) * {meta.depth_range_mm:g}"
+        root = meta.joints[meta.joint_layout.root]
+        depth = f"; depth behind the root joint, {root}, in millimetres is (z - 0.5) * {meta.depth_range_mm:g}"
     meaning = {
         "frames": "float32, RGB / 127.5 - 1, channels before rows before columns, of the crop around the person; "
         "the frames of a clip have one crop",

@@ -20,7 +20,6 @@ import torch
 
 from pyhar.data.clips import centre_clip
 from pyhar.data.geometry import Matrix, crop_map, normalised_to_picture, to_crop_pixels
-from pyhar.data.layouts import LAYOUTS, JointLayout, custom_layout
 from pyhar.data.sample import model_input
 from pyhar.data.warp import View
 from pyhar.deploy import DeployedSPNet, choose_dtype, deploy
@@ -83,7 +82,12 @@ class Predictor:
         for what, number in (("subsample", subsample), ("batch_size", batch_size)):
             if number < 1:
                 raise UserError(f"{what} must be at least 1, not {number}")
-        self.layout = _layout(self.meta, self.config.num_joints)
+        if len(self.meta.joints) != self.config.num_joints:
+            raise UserError(
+                f"the model names {len(self.meta.joints)} joints, its network has {self.config.num_joints}: "
+                "they do not belong together"
+            )
+        self.layout = self.meta.joint_layout
         classes = tuple(len(names) for names in self.meta.action_names)
         if classes != self.config.num_actions:
             raise UserError(
@@ -300,19 +304,6 @@ def _covering_clips(num_frames: int, clip_frames: int, subsample: int) -> npt.ND
     last = num_frames - step * clip_frames  # of the clips' starts: the second row reaches the last frames
     starts = np.unique(np.concatenate([np.arange(step), last + np.arange(step)]))
     return starts[:, None] + step * np.arange(clip_frames, dtype=np.int64)
-
-
-def _layout(meta: ModelMeta, num_joints: int) -> JointLayout:
-    if len(meta.joints) != num_joints:
-        raise UserError(
-            f"the model names {len(meta.joints)} joints, its network has {num_joints}: they do not belong together"
-        )
-    known = LAYOUTS.get(meta.layout)
-    return (
-        known
-        if known is not None and list(known.joints) == list(meta.joints)
-        else custom_layout(meta.layout, meta.joints)
-    )
 
 
 def check_size(frame: Frame, first: Frame) -> None:

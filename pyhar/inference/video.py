@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pyhar.data.frames import is_cut_off
+from pyhar.data.frames import PICTURE_SUFFIXES, is_cut_off
 from pyhar.data.parsing import read_video_header
 from pyhar.errors import UserError
 from pyhar.files import atomic
@@ -31,7 +31,6 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent; read when OpenC
 Picture = npt.NDArray[np.uint8]
 """(H, W, 3) uint8, RGB."""
 
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEO_CODECS = {".avi": "MJPG", ".mp4": "mp4v"}
 DEFAULT_FPS = 25.0
 _MAX_DAMAGED_FRAMES = 32
@@ -77,7 +76,7 @@ class Source(Protocol):
 
 
 def open_source(source: str | os.PathLike[str]) -> Source:
-    """An image, a folder of images, a glob pattern, a video file, or a camera number.
+    """An image, a folder of images, a glob pattern, a video file, or a camera: its number, or its device /dev/videoN.
 
     Raises UserError if there is nothing of the kind or it cannot be opened.
     """
@@ -92,8 +91,8 @@ def open_source(source: str | os.PathLike[str]) -> Source:
         if path.suffix.lower() in PICTURE_SUFFIXES:
             return PictureSource(path.stem, path.parent, [path])
         return VideoSource(path)
-    if text.isdecimal():
-        return VideoSource(int(text))
+    if (number := text.removeprefix("/dev/video")).isdecimal():
+        return VideoSource(int(number))
     if glob.has_magic(text):
         matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
         found = [match for match in matches if match.suffix.lower() in PICTURE_SUFFIXES]

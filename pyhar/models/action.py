@@ -27,8 +27,7 @@ class ActionPart(nn.Module):
     """Recognises actions from joint coordinates and appearance features over time.
 
     Maps have time down and joints across (Fig. 5). `carried` marks that features of an earlier action block are
-    concatenated,
-    `reinject` that a later one reads this block's.
+    concatenated, `reinject` that a later one reads this block's.
     """
 
     def __init__(self, config: SPNetConfig, source_channels: int, *, carried: bool, reinject: bool) -> None:

@@ -74,8 +74,8 @@ class ResidualUnit(nn.Module):
     """Pre-activation residual unit on (N, in_channels, H, W).
 
     kind "separable": relu(norm(x)) through one separable convolution; kind "bottleneck": through 1x1 to out/divisor
-    channels,
-    norm, relu, k x k. The shortcut is x itself, or a 1x1 convolution of relu(norm(x)) where the channels change.
+    channels, norm, relu, k x k. The shortcut is x itself, or a 1x1 convolution of relu(norm(x)) where the channels
+    change.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pyhar.data.layouts import LAYOUTS
+from pyhar.data.layouts import LAYOUTS, JointLayout, custom_layout
 from pyhar.data.sample import DEPTH_RANGE_MM
 from pyhar.errors import UserError
 from pyhar.files import write_bytes
@@ -32,17 +32,32 @@ class ModelMeta:
     """Class names, one list per action data set."""
     depth_range_mm: float = DEPTH_RANGE_MM
     extra: dict[str, str] = field(default_factory=dict)
+    bones: list[list[int]] = field(default_factory=list)
+    """Pairs of joints' numbers, (parent, child), for drawing."""
+    root: int = 0
+    """The joint that depth is relative to."""
 
     @classmethod
     def default(cls, config: SPNetConfig) -> ModelMeta:
         """Names from the configuration's layout, numbers where there are none."""
+        meta = cls(config.layout, [], [[f"class {k}" for k in range(n)] for n in config.num_actions])
         layout = LAYOUTS.get(config.layout)
-        joints = (
-            list(layout.joints)
-            if layout is not None and len(layout.joints) == config.num_joints
-            else [f"joint {j}" for j in range(config.num_joints)]
-        )
-        return cls(config.layout, joints, [[f"class {k}" for k in range(n)] for n in config.num_actions])
+        if layout is None or len(layout.joints) != config.num_joints:
+            layout = custom_layout(config.layout, [f"joint {j}" for j in range(config.num_joints)])
+        meta.take_joints(layout)
+        return meta
+
+    def take_joints(self, layout: JointLayout) -> None:
+        """Describe the joints as a layout does."""
+        self.joints, self.bones, self.root = list(layout.joints), [list(bone) for bone in layout.bones], layout.root
+
+    @property
+    def joint_layout(self) -> JointLayout:
+        """The joints as a layout. Raises UserError if bones or root are not among them."""
+        known = LAYOUTS.get(self.layout)
+        if known is not None and list(known.joints) == self.joints:
+            return known
+        return custom_layout(self.layout, self.joints, [(a, b) for a, b in self.bones], self.root)
 
 
 def save_model(path: str | os.PathLike[str], model: SPNet, meta: ModelMeta) -> None:

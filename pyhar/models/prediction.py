@@ -15,8 +15,8 @@ from pyhar.models.config import SPNetConfig
 
 
 class BlockMaps(NamedTuple):
-    """Logits of one prediction block for N frames, (N, J, h, w) each; the action maps are there if they
-    are decoupled."""
+    """Logits of one prediction block for N frames, (N, J, h, w) each; the action maps are there if they are
+    decoupled."""
 
     heat_logits: Tensor
     depth_logits: Tensor | None

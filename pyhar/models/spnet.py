@@ -138,9 +138,8 @@ class SPNet(TwoPartNetwork):
         one's parameters.
 
         Blocks count from 0, negative ones from the end; None leaves a task out. `action_block` is ignored by a network
-        without actions.
-        Its output lists hold one pose and one action prediction, equal to the full network's at these blocks.
-        Raises UserError if there is no such block, or if this network is cut already.
+        without actions. Its output lists hold one pose and one action prediction, equal to the full network's at these
+        blocks. Raises UserError if there is no such block, or if this network is cut already.
         """
         if self.config.cut is not None:
             raise UserError("this network is cut already: cut the full one")

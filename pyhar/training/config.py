@@ -182,11 +182,23 @@ def check(config: TrainConfig) -> None:
         )
         for option in ("steps", "images", "clips"):
             require(getattr(stage, option) >= 1, f"{where}.{option} must be at least 1, not {getattr(stage, option)}")
-        for option, value in (("grad-clip", stage.grad_clip), ("optimizer.weight-decay", stage.optimizer.weight_decay)):
+        optimizer, loss = stage.optimizer, stage.loss
+        for option, value in (
+            ("grad-clip", stage.grad_clip),
+            ("optimizer.weight-decay", optimizer.weight_decay),
+            ("optimizer.momentum", optimizer.momentum),
+            ("optimizer.eps", optimizer.eps),
+            ("loss.coordinate-bce", loss.coordinate_bce),
+            ("loss.confidence", loss.confidence),
+            ("loss.action", loss.action),
+            ("loss.clip-pose", loss.clip_pose),
+        ):
             require(value >= 0, f"{where}.{option} must not be negative: {value}")
+        for option, value in (("decay", optimizer.decay), *(("betas", beta) for beta in optimizer.betas)):
+            require(0 <= value < 1, f"{where}.optimizer.{option} must lie in [0, 1), not {value}")
         require(
-            stage.optimizer.lr > 0 and math.isfinite(stage.optimizer.lr),
-            f"{where}.optimizer.lr must be positive, not {stage.optimizer.lr}",
+            optimizer.lr > 0 and math.isfinite(optimizer.lr),
+            f"{where}.optimizer.lr must be positive, not {optimizer.lr}",
         )
         require(0 <= stage.ema_decay < 1, f"{where}.ema-decay must lie in [0, 1), not {stage.ema_decay}")
         places = (stage.schedule.warmup, *stage.schedule.milestones)

@@ -37,7 +37,7 @@ from pyhar.training.logging import Meter, RunLog, as_row
 from pyhar.training.losses import batch_losses
 from pyhar.training.sampling import StepBatches, TrainingData, load
 from pyhar.training.setup import build_data, describe, fit_to_data, start_from
-from pyhar.training.stages import learning_rate, make_optimizer, prepare, task_at
+from pyhar.training.stages import learning_rate, make_optimizer, prepare, task_at, tasks_of
 
 _AMP_TYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TARGETS = ("pose", "pose_valid", "confidence", "action", "action_head")
@@ -252,6 +252,7 @@ def _must_stop(run: Run, asked: Tensor, due: bool) -> bool:
 def _check_shares(config: TrainConfig, world: World) -> None:
     for name in config.enabled_stages():
         stage = config.stage(name)
-        for option, size in (("images", stage.images), ("clips", stage.clips)):
+        of_task = {"pose": ("images", stage.images), "action": ("clips", stage.clips)}
+        for option, size in (of_task[task] for task in tasks_of(name)):
             if size % world.size:
                 raise UserError(f"stages.{name}.{option} = {size} cannot be shared equally by {world.size} processes")

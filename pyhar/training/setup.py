@@ -63,7 +63,7 @@ def describe(config: TrainConfig, data: TrainingData) -> ModelMeta:
     if data.sources["action"]:
         meta.action_names = [list(source.action_names) for source in data.sources["action"]]
     for source in (*data.sources["pose"], *data.sources["action"]):
-        meta.joints = list(source.layout.joints)
+        meta.take_joints(source.layout)
     return meta
 
 

@@ -146,6 +146,16 @@ def test_bad_requests(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         assert message in capsys.readouterr().err
 
 
+def test_a_network_that_is_not_there_is_said_before_another_is_measured(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("runs/tiny", "runs/tinny") == 2
+    told = capsys.readouterr()
+    assert "no model file or run directory) 'runs/tinny'" in told.err
+    assert told.out == ""
+    assert not (tmp_path / "speeds").exists()
+
+
 def test_a_cut_network_is_not_cut_again(tmp_path: Path) -> None:
     cut = SPNet(TINY).cut(1, None)
     assert networks.cut_places(cut, "none")[0].apply(cut, "image") is cut

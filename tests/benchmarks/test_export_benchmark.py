@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import export
 from benchmarks.machine import read_json
+from pyhar.benchmarking.networks import random_network
 from pyhar.inference.export import LastAnswers
 
 
@@ -47,8 +48,8 @@ def test_only_what_is_right_is_timed(without_files: None, tmp_path: Path, capsys
 
 
 def test_untrained_networks_have_activations_as_trained_ones() -> None:
-    model = export.untrained("small")
-    again = export.untrained("small")
+    model = random_network("small")
+    again = random_network("small")
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     with torch.no_grad():
         out = model(torch.rand(1, 8, 3, 96, 96) * 2 - 1)

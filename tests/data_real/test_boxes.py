@@ -105,9 +105,7 @@ def test_nobody_is_found(index: Index, tmp_path: Path) -> None:
     def nothing(frames: Tensor) -> tuple[Tensor, Tensor]:
         return torch.full((len(frames), 2, 2), torch.nan), torch.ones(len(frames), 2)
 
-    start = {"folder/b": [1.0, 2.0, 30.0, 40.0]}
-    boxes = find_boxes(index, tmp_path, "test", nothing, start=start)
-    assert boxes["folder/b"] == start["folder/b"]
+    boxes = find_boxes(index, tmp_path, "test", nothing)
     # The whole picture, with the index's margin on top.
     np.testing.assert_allclose(boxes["folder/a.mp4"], [31.5, 23.5, 287.5, 215.5])
 
@@ -117,5 +115,3 @@ def test_mistakes_are_named(index: Index, tmp_path: Path) -> None:
         find_boxes(index, tmp_path, "test", corners, rounds=0)
     with pytest.raises(UserError, match="the train split of folder is empty"):
         find_boxes(index, tmp_path, "train", corners)
-    with pytest.raises(UserError, match="no sequence 'x' in the split 'test'"):
-        find_boxes(index, tmp_path, "test", corners, start={"x": [0, 0, 1, 1]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from writers import folder as folder_writer
@@ -12,13 +13,12 @@ from writers import penn_action as penn_writer
 from writers.rendered import write_jpeg
 
 from pyhar.data import registry
-from pyhar.data.frames import read_picture
 from pyhar.data.prepare import main, prepare
 
 
 def crops_show_the_people(sample: dict[str, np.ndarray], picture: Path) -> None:
     """The crop's colours at the joints are the picture's, within what scaling and JPEG do."""
-    pixels = read_picture(picture).astype(float)
+    pixels = cv2.imread(str(picture))[..., ::-1].astype(float)
     to_crop = sample["to_crop"].numpy()
     size = sample["frames"].shape[0]
     seen = []

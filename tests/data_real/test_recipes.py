@@ -42,8 +42,8 @@ TINY = {
     "log-every": 1,
 }
 STAGES = ("pose", "action", "joint", "decoupled")
-FLAGS = ["--workers", "0", "--device", "cpu", "--no-speed", "--no-progress"]
-QUICK = {"workers": 0, "device": "cpu", "speed": False, "progress": False}
+FLAGS = ["--workers", "0", "--device", "cpu", "--no-speed", "--no-progress", "--no-report"]
+QUICK = {"workers": 0, "device": "cpu", "speed": False, "progress": False, "report": False}
 
 
 def options(**stage: int) -> list[str]:
@@ -126,7 +126,7 @@ def test_the_2d_scenario(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (other.data, other.pose_samples, other.clips) == ("penn, test split", 3, 0)
     assert (data / "run/penn/report.html").is_file()
 
-    assert run_command(evaluate, ["run", "--data", "mpii", *FLAGS]) == 0
+    assert run_command(evaluate, ["run", "--data", "mpii", *FLAGS, "--report"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "mpii, val split" in printed
     assert "14 joints (pelvis, thorax and spine left out)" in printed
@@ -183,7 +183,7 @@ def test_the_3d_scenario(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert set(ntu.protocols) == {"MPJPE", "single clip", "multi clip", "boxes"}
     assert "every 8 frames" in ntu.protocols["single clip"]
     assert "convention" not in ntu.protocols["MPJPE"]
-    mpii = evaluate_run("run", data="mpii", report=False, **QUICK)
+    mpii = evaluate_run("run", data="mpii", **QUICK)
     assert len(mpii.pose.pckh_by_joint) == 14
     capsys.readouterr()
 
@@ -200,14 +200,13 @@ def test_converted_weights_on_every_data_set(data: Path) -> None:
     write_human36m(data / "human36m")
     for name in ("A_tiny2d", "C_tiny3d_singleframe"):
         assert run_command(convert, [str(GOLDEN / f"{name}.hdf5"), "-o", f"{name}.safetensors"]) == 0
-    quick = {**QUICK, "report": False}
-    mpii = evaluate_run("A_tiny2d.safetensors", data="mpii", **quick)
+    mpii = evaluate_run("A_tiny2d.safetensors", data="mpii", **QUICK)
     assert len(mpii.pose.pckh_by_joint) == 14
     assert (data / "evaluations/A_tiny2d/mpii/evaluation.json").is_file()
-    space = evaluate_run("C_tiny3d_singleframe.safetensors", data="human36m", **quick)
+    space = evaluate_run("C_tiny3d_singleframe.safetensors", data="human36m", **QUICK)
     assert set(space.pose.mpjpe_by_action) == {"Photo", "Directions", "WalkTogether"}
     # The 3D network on 2D people: both layouts are asked of each data set.
-    assert len(evaluate_run("C_tiny3d_singleframe.safetensors", data="mpii", **quick).pose.pckh_by_joint) == 14
+    assert len(evaluate_run("C_tiny3d_singleframe.safetensors", data="mpii", **QUICK).pose.pckh_by_joint) == 14
 
     # The paper's network of 15 actions in small, in the authors' settings, as conversion leaves it: without names.
     release = dataclasses.replace(
@@ -222,11 +221,11 @@ def test_converted_weights_on_every_data_set(data: Path) -> None:
         appearance_features=16,
     )
     save_model("release.safetensors", SPNet(release), ModelMeta.default(release))
-    penn = evaluate_run("release.safetensors", data="penn", **quick)
+    penn = evaluate_run("release.safetensors", data="penn", **QUICK)
     assert (penn.clips, len(penn.action_names)) == (3, 15)
     assert penn.action.multi_clip is not None
     # Human3.6M has 15 activities as well; they are not what the network was made to tell apart.
-    human36m = evaluate_run("release.safetensors", data="human36m", **quick)
+    human36m = evaluate_run("release.safetensors", data="human36m", **QUICK)
     assert not human36m.actions
     assert human36m.pose.mpjpe is None
     assert "poses have no score" in warnings(human36m)[0]
@@ -235,19 +234,21 @@ def test_converted_weights_on_every_data_set(data: Path) -> None:
 def test_boxes(data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     config = SPNetConfig(image_size=32, num_pyramids=1, num_levels=2, growth=8, stem_features=8)
     save_model("net.safetensors", SPNet(config), ModelMeta.default(config))
-    own = evaluate_run("net.safetensors", data="mpii", output="own", report=False, **QUICK)
+    own = evaluate_run("net.safetensors", data="mpii", output="own", **QUICK)
     assert own.protocols["boxes"] == "the data set's own."
 
     people = registry.build("mpii", "val", "pose")
     boxes = {people[i]["name"]: [20.0, 10.0, 90.0, 80.0] for i in range(2)}
     Path("boxes.json").write_text(json.dumps(boxes))
-    given = evaluate_run("net.safetensors", data="mpii", boxes="boxes.json", output="given", **QUICK)
+    given = evaluate_run(
+        "net.safetensors", data="mpii", boxes="boxes.json", output="given", **{**QUICK, "report": True}
+    )
     assert given.protocols["boxes"] == "from boxes.json."
     assert "boxes: from boxes.json." in Path("given/report.html").read_text()
     assert given.worst_poses[0].error != own.worst_poses[0].error
 
     monkeypatch.setattr("pyhar.data.boxes.SURE", -1.0)  # Of an untrained network all joints are below the usual one.
-    refined = evaluate_run("net.safetensors", data="mpii", boxes="refined", output="refined", report=False, **QUICK)
+    refined = evaluate_run("net.safetensors", data="mpii", boxes="refined", output="refined", **QUICK)
     assert refined.protocols["boxes"] == "predicted, two rounds from whole pictures."
     found = json.loads(Path("refined/boxes-mpii.json").read_text())
     assert found.keys() == boxes.keys()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pyhar.cli import run
-from pyhar.data.synthetic import ACTION_NAMES, SyntheticClips
+from pyhar.data.synthetic import ACTION_NAMES, SyntheticClips, demo
 from pyhar.data.synthetic.__main__ import main
 from pyhar.data.synthetic.demo import contact_sheet, measure, write_video
 from pyhar.errors import UserError
@@ -20,7 +20,10 @@ def test_contact_sheet_has_a_row_per_action_and_two_of_stills() -> None:
     assert contact_sheet("test", 16, 3).shape == ((len(ACTION_NAMES) + 2) * 16, 3 * 16, 3)
 
 
-def test_video_and_truth_belong_together(tmp_path: Path) -> None:
+def test_video_and_truth_belong_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The upper left corner: the whole pictures take ten times as long.
+    monkeypatch.setattr(demo, "WIDTH", 192)
+    monkeypatch.setattr(demo, "HEIGHT", 144)
     beside = write_video(tmp_path / "person.avi", 5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["person.avi", "person.json"]
     facts = json.loads(beside.read_text())
@@ -34,7 +37,7 @@ def test_video_and_truth_belong_together(tmp_path: Path) -> None:
     reader = cv2.VideoCapture(str(tmp_path / "person.avi"))
     ok, picture = reader.read()
     assert ok
-    assert picture.shape == (480, 640, 3)
+    assert picture.shape == (144, 192, 3)
     assert reader.get(cv2.CAP_PROP_FRAME_COUNT) == clips.num_frames(5)
 
 

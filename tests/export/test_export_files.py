@@ -217,8 +217,8 @@ def test_files_are_read_without_pyhar(format: str, package: tuple[SPNet, Path], 
 
 
 def test_the_file_says_what_its_numbers_mean(tmp_path: Path) -> None:
-    config, options = VARIANTS["stills"]
-    meta = ModelMeta("mine", [f"j{k}" for k in range(17)], [["run", "sit", "wave", "fall"]], depth_range_mm=1500.0)
+    config = dataclasses.replace(RELEASE, num_pyramids=1, action_pyramids=(1,))
+    meta = ModelMeta("mine", [f"j{k}" for k in range(17)], [["run", "sit", "wave", "fall"]], 1500.0, root=4)
     texts = []
     for options in ({}, {"stills": True, "image_size": 48}):
         export_network(make(config), meta, tmp_path / "model.onnx", "onnx", **options)
@@ -234,7 +234,8 @@ def test_the_file_says_what_its_numbers_mean(tmp_path: Path) -> None:
     assert json.loads(clips["actions"]) == {"action_0": ["run", "sit", "wave", "fall"]}
     assert json.loads(stills["actions"]) == {}
     assert json.loads(clips["depth_range_mm"]) == 1500.0
-    assert "(z - 0.5) * 1500" in json.loads(clips["outputs"])["poses"]["meaning"]
+    meaning = json.loads(clips["outputs"])["poses"]["meaning"]
+    assert "behind the root joint, j4, in millimetres is (z - 0.5) * 1500" in meaning
     assert "RGB / 127.5 - 1" in json.loads(clips["inputs"])["frames"]["meaning"]
     assert json.loads(stills["inputs"])["frames"]["shape"] == ["batch", 3, 48, 48]
     assert SPNetConfig.from_dict(json.loads(clips["config"])).num_actions == (4,)

@@ -357,7 +357,7 @@ def test_a_camera_that_vanishes_is_reported_and_its_results_are_kept(
     _, frames, _ = read_lines(tmp_path / "predictions" / "camera3" / "predictions.jsonl")
     assert 1 <= len(frames) <= 5
     monkeypatch.setattr(Unplugged, "read", lambda self: (False, None))
-    status, _, err = run("4", "--model", "any")
+    status, _, err = run("/dev/video4", "--model", "any")
     assert status == 2
     assert "camera4 gives no picture: is another program using it?" in err
 

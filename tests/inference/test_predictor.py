@@ -1,3 +1,4 @@
+import dataclasses
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,12 +8,13 @@ import pytest
 import torch
 
 from pyhar.data.geometry import crop_map, to_crop_pixels
+from pyhar.data.layouts import JointLayout
 from pyhar.data.warp import View
 from pyhar.deploy import DeployedSPNet
 from pyhar.errors import UserError
 from pyhar.inference.predictor import Predictor
 from pyhar.inference.video import Frame, write_picture
-from pyhar.models import ModelMeta, SPNet, load_model
+from pyhar.models import ModelMeta, SPNet, SPNetConfig, load_model
 
 POINTS = np.array([[60, 50], [250, 90], [140, 200]])
 MakePredictor = Callable[..., Predictor]
@@ -281,6 +283,17 @@ def test_a_model_without_depth_or_actions() -> None:
     assert answer.action is None
     assert answer.to_json()["depth_mm"] is None
     assert predictor.layout.joints == ("joint 0", "joint 1", "joint 2")
+
+
+def test_a_layout_of_ones_own_keeps_its_bones_and_its_root() -> None:
+    config = SPNetConfig(
+        num_joints=3, layout="arm", image_size=32, num_pyramids=1, num_levels=2, growth=8, stem_features=8
+    )
+    meta = ModelMeta("arm", ["hand", "elbow", "shoulder"], bones=[[2, 1], [1, 0]], root=2)
+    layout = JointLayout("arm", ("hand", "elbow", "shoulder"), ((2, 1), (1, 0)), 2)
+    assert Predictor(SPNet(config), meta, device="cpu").layout == layout
+    with pytest.raises(UserError, match=r"joint layout 'arm': joint index 7 is outside 0\.\.2"):
+        Predictor(SPNet(config), dataclasses.replace(meta, root=7), device="cpu")
 
 
 def test_bad_models_are_errors(tmp_path: Path, model_file: Path) -> None:

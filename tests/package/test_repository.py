@@ -106,21 +106,21 @@ def test_no_file_names_a_folder_of_somebodys_machine() -> None:
     assert not found
 
 
-def readme_blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+def blocks_of(document: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize(
     "subject", ["from pyhar import ops", "import dataclasses\n", "from pyhar.deploy import deploy"]
 )
 def test_readme_examples_run(subject: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = [block for block in readme_blocks("python") if subject in block]
+    (example,) = [block for block in blocks_of("README.md", "python") if subject in block]
     exec(compile(example, "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith("torch.Size")
 
 
 def test_readme_examples_import_what_exists() -> None:
-    blocks = readme_blocks("python")
+    blocks = blocks_of("README.md", "python")
     assert len(blocks) >= 3
     for block in blocks:
         imports = [node for node in ast.parse(block).body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -128,8 +128,12 @@ def test_readme_examples_import_what_exists() -> None:
         exec(compile(ast.Module(imports, []), "README.md", "exec"), {})
 
 
-def test_readme_command_lines_use_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = re.findall(r"-m pyhar\.([\w.]+) *(.*)$", "\n".join(readme_blocks("sh")), re.MULTILINE)
+def test_documented_command_lines_use_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = re.findall(
+        r"-m pyhar\.([\w.]+) *(.*)$",
+        "\n".join(blocks_of("README.md", "sh") + blocks_of("docs/own-data.md", "sh")),
+        re.MULTILINE,
+    )
     commands = {"train", "evaluate", "predict", "benchmark", "export", "convert", "data.synthetic", "data.prepare"}
     assert {name for name, _ in lines} == commands
     for name in {name for name, _ in lines}:
@@ -139,3 +143,16 @@ def test_readme_command_lines_use_options_that_exist(capsys: pytest.CaptureFixtu
         known = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
         used = {option for command, rest in lines if command == name for option in re.findall(r"--[\w.-]+", rest)}
         assert used <= known | {"--help"}, name
+
+
+def test_every_benchmark_is_listed_with_its_question() -> None:
+    readme = (ROOT / "benchmarks/README.md").read_text()
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__.py"}
+    assert scripts == set(re.findall(r"`(\w+\.py)`", readme))
+    for name in re.findall(r"^\| `(\w+)\.py` \|", readme, re.MULTILINE):
+        assert f"python -m benchmarks.{name}" in (ROOT / f"benchmarks/{name}.py").read_text()
+
+
+def test_the_readme_shows_every_picture() -> None:
+    shown = set(re.findall(r"\(docs/pictures/([\w.]+)\)", (ROOT / "README.md").read_text()))
+    assert shown == {path.name for path in (ROOT / "docs/pictures").iterdir()}

@@ -16,9 +16,9 @@ from pyhar.data.sample import model_input
 from pyhar.errors import UserError
 from pyhar.models import SPNet
 from pyhar.models.io import MODEL_FILE
-from pyhar.training import distributed
+from pyhar.training import distributed, loop
 from pyhar.training.config import LossConfig, StageConfig
-from pyhar.training.loop import train
+from pyhar.training.loop import _check_shares, train
 from pyhar.training.losses import batch_losses
 from pyhar.training.sampling import StepBatches, TrainingData, load
 from pyhar.training.stages import prepare, task_at
@@ -121,10 +121,10 @@ def test_only_plain_batch_norms_of_several_processes_are_replaced():
     assert list(model.state_dict()) == names
 
 
-def train_in_double(directory: Path, launcher: list[str]) -> str:
-    """Run the tiny preset as a user would; returns what it printed."""
+def test_torchrun_ends_with_the_weights_of_one_process(tmp_path, monkeypatch):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [sys.executable, *launcher, tiny_training.__file__, "tiny", "--run-dir", str(directory)],
+        [sys.executable, *launcher, tiny_training.__file__, "tiny", "--run-dir", str(tmp_path / "two")],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "TINY_DOUBLE": "1"},
@@ -132,13 +132,11 @@ def train_in_double(directory: Path, launcher: list[str]) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_torchrun_ends_with_the_weights_of_one_process(tmp_path):
-    out = train_in_double(tmp_path / "two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"])
-    assert out.count("trained model:") == 1  # one process speaks
-    train_in_double(tmp_path / "one", [])
+    assert done.stdout.count("trained model:") == 1  # one process speaks
+    for name in ("SPNet", "model_input"):  # set back afterwards
+        monkeypatch.setattr(loop, name, getattr(loop, name))
+    tiny_training.in_double()
+    tiny_training.run(tiny_training.config(tmp_path / "one"))
     one, two = (load_file(tmp_path / name / MODEL_FILE) for name in ("one", "two"))
     assert one["entry.stem.weight"].dtype == torch.float64
     assert one.keys() == two.keys()
@@ -154,3 +152,5 @@ def test_batches_that_cannot_be_shared_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"stages\.pose\.images = 3 cannot be shared equally by 2 processes"):
         train(tiny_training.config(tmp_path, images=3), tmp_path, distributed.World(0, 2), torch.device("cpu"))
     assert list(tmp_path.iterdir()) == []
+    one_stage = tiny_training.only(tiny_training.config(images=3), "action")
+    _check_shares(one_stage, distributed.World(0, 2))  # it takes clips alone

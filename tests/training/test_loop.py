@@ -8,6 +8,7 @@ import tiny_training
 import torch
 from tiny_training import config, only, register, run
 
+from pyhar.data.layouts import PA16, custom_layout
 from pyhar.errors import UserError
 from pyhar.models import SPNet, load_model
 from pyhar.training import loop
@@ -54,7 +55,7 @@ def test_a_run_leaves_its_files(whole):
     model, meta = load_model(whole)
     assert model.config.decoupled
     assert meta.action_names == [["sit", "stand", "walk"]]
-    assert meta.joints[0] == "pelvis"
+    assert meta.joint_layout == PA16
     assert meta.extra["preset"] == "tiny"
     lines = log_of(whole)
     assert [(line["stage"], line["step"]) for line in lines] == [(stage, step) for stage in STAGES for step in (2, 4)]
@@ -113,8 +114,7 @@ def test_joint_steps_alternate(tmp_path, monkeypatch):
     assert seen == [("pose", 0), ("action", 2)] * 2
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize(("stage", "step"), [("pose", 1), ("action", 3), ("joint", 1), ("decoupled", 3)])
 def test_a_resumed_run_ends_the_same(whole, tmp_path, stage, step):
     # The data sends an interrupt with the first sample of this step; the step is finished, then the run stops.
     turns = {"pose": step, "action": step, "joint": (step + 1) // 2, "decoupled": (step + 1) // 2}[stage]
@@ -305,6 +305,14 @@ def test_data_of_another_layout_is_refused(tmp_path):
     model = tiny_training.dataclasses.replace(tiny_training.MODEL, num_joints=17, layout="pa17")
     with pytest.raises(UserError, match="16 joints of layout 'pa16', the network 17 of 'pa17'"):
         run(config(tmp_path, model=model))
+
+
+def test_a_model_knows_the_joints_of_its_data(tmp_path, monkeypatch):
+    own = custom_layout("own", [f"j{k}" for k in range(16)], [(3, 1), (3, 2)], root=3)
+    monkeypatch.setattr(tiny_training.TinyData, "layout", own)
+    model = tiny_training.dataclasses.replace(tiny_training.MODEL, layout="own")
+    run(only(config(tmp_path, model=model, steps=1), "pose"))
+    assert load_model(tmp_path)[1].joint_layout == own
 
 
 def test_more_steps_go_on_from_the_end(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,14 @@ from pyhar import cli, train
 from pyhar.errors import UserError
 from pyhar.training import loop
 from pyhar.training.checkpoint import read_checkpoint
-from pyhar.training.config import PRESETS, get_train_preset, load_config, save_config
+from pyhar.training.config import (
+    PRESETS,
+    LossConfig,
+    OptimizerConfig,
+    get_train_preset,
+    load_config,
+    save_config,
+)
 
 NAMES = ("small", "pose", "penn", "ntu", "penn-release", "ntu-release")
 
@@ -123,6 +131,21 @@ def test_wrong_options_end_with_status_2(words, message, capsys):
     assert stop.value.code == 2
     out = capsys.readouterr()
     assert message in " ".join((out.out + out.err).split())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": OptimizerConfig(momentum=-1.0)}, "optimizer.momentum must not be negative: -1.0"),
+        ({"optimizer": OptimizerConfig(eps=-1.0)}, "optimizer.eps must not be negative: -1.0"),
+        ({"optimizer": OptimizerConfig(decay=1.5)}, "optimizer.decay must lie in [0, 1), not 1.5"),
+        ({"optimizer": OptimizerConfig(betas=(0.9, 1.0))}, "optimizer.betas must lie in [0, 1), not 1.0"),
+        ({"loss": LossConfig(confidence=-1.0)}, "loss.confidence must not be negative: -1.0"),
+    ],
+)
+def test_constants_that_make_no_sense_are_said(change, message):
+    with pytest.raises(UserError, match=re.escape(f"stages.pose.{message}")):
+        tiny_training.config(**change)
 
 
 def test_nothing_to_train_is_said():

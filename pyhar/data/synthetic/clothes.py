@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +87,7 @@ def _covered(cloth: Look, share: float, skin: Array) -> Look:
     """`cloth` on the first `share` of a limb, skin on the rest."""
     if share <= 0.0:
         return plain(skin)
-    return cloth if share >= 1.0 else Look(cloth.colour, cloth.second, cloth.along, cloth.across, skin, share)
+    return cloth if share >= 1.0 else replace(cloth, rest=skin, share=share)
 
 
 def add_body(shapes: ShapeList, body: Body, clothes: Clothes, posture: Posture) -> None:
@@ -149,17 +149,13 @@ def _add_torso(shapes: ShapeList, body: Body, clothes: Clothes, posture: Posture
         waist_radius,
         0.083 * unit * thick,
         pelvis,
-        Look(*_head_of(clothes.top), clothes.bottom.colour, 0.55),
+        replace(clothes.top, rest=clothes.bottom.colour, share=0.55),
         thinness=0.74,
     )
     shapes.cone(joints[:, 10], joints[:, 11], 0.055 * unit * thick, 0.055 * unit * thick, pelvis, clothes.bottom)
     collar = joints[:, 1] - chest[:, :, 1] * 0.022 * unit
     for side in (4, 5):
         shapes.cone(collar, joints[:, side], 0.042 * unit, 0.034 * unit * body.girth, chest, clothes.top)
-
-
-def _head_of(cloth: Look) -> tuple[Array, Array | None, float, float]:
-    return cloth.colour, cloth.second, cloth.along, cloth.across
 
 
 def _add_head(shapes: ShapeList, body: Body, clothes: Clothes, posture: Posture) -> None:

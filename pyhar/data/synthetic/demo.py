@@ -92,13 +92,11 @@ def write_video(path: str | os.PathLike[str], index: int, split: str = "test", s
 
 def measure(image_size: int = 128, processes: int = 1, seconds: float = 5.0) -> dict[str, float]:
     """Frames per second of stills and of clips, made by so many processes at a time, one thread each."""
-    speeds = {}
-    for kind in ("stills", "clips"):
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            speeds[kind] = sum(
-                pool.starmap(_speed, [(kind, image_size, seconds, i) for i in range(processes)], chunksize=1)
-            )
-    return speeds
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        return {
+            kind: sum(pool.starmap(_speed, [(kind, image_size, seconds, i) for i in range(processes)], chunksize=1))
+            for kind in ("stills", "clips")
+        }
 
 
 def _speed(kind: str, image_size: int, seconds: float, seed: int) -> float:

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pyhar.errors import unknown_name
-
 Array = npt.NDArray[np.float64]
 
 _LIMB_FIELDS = ("raised", "out", "roll", "elbow", "wrist", "hip", "spread", "turn", "knee", "ankle")
@@ -275,13 +273,6 @@ OBJECT_PAIRS = (("lift ball", "lift box"), ("swing bat", "swing cushion"))
 """Actions with one distribution of motion, told apart by what is held."""
 MOTION_PAIRS = (("sit down", "stand up"), ("raise arms", "lower arms"))
 """Actions with one distribution of pictures, told apart by the direction of time."""
-
-
-def get_action(name: str) -> Action:
-    """The action called `name`; raises UserError that suggests the nearest name."""
-    if name not in ACTION_NAMES:
-        raise unknown_name("action", name, ACTION_NAMES)
-    return ACTIONS[ACTION_NAMES.index(name)]
 
 
 def perform(action: Action, style: Style, num_frames: int) -> Array:

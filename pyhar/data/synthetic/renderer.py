@@ -101,7 +101,7 @@ class Renderer:
         width: int,
         height: int,
     ) -> None:
-        self._width, self._height = width, height
+        self._width = width
         self._wide, self._high = SAMPLES * width, SAMPLES * height
         # Pixel p has the samples SAMPLES * p + 0 .. SAMPLES - 1, their centres at p - 1/2 + (k + 1/2) / SAMPLES.
         shift = (SAMPLES - 1) / 2
