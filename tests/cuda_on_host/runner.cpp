@@ -33,7 +33,8 @@ struct Fiber {
     ucontext_t start;
     bool started = false, done = false;
     Wait waits = Wait::none;
-    int detail = 0, shuffles = 0;
+    std::intptr_t detail = 0;
+    int shuffles = 0;
 };
 
 std::vector<Fiber> fibers;
@@ -106,13 +107,19 @@ Outcome run_block(std::vector<unsigned>& order, Order kind, std::mt19937& random
 
 unsigned char* shared_memory() { return memory.data() + margin; }
 
-void suspend(Wait what, int detail) {
+static void suspend_at(Wait what, std::intptr_t detail) {
     Fiber& self = *running;
     const Index index = thread_index;
     self.waits = what;
     self.detail = detail;
     if (!_setjmp(self.resume)) _longjmp(scheduler, 1);
     thread_index = index;
+}
+
+void suspend(Wait what, int detail) { suspend_at(what, detail); }
+
+[[gnu::noinline]] void wait_for_block() {
+    suspend_at(Wait::block, reinterpret_cast<std::intptr_t>(__builtin_return_address(0)));
 }
 
 // Two places for each value, used in turn: a lane may be at its next shuffle while another still reads.
