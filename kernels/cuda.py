@@ -66,12 +66,20 @@ def _version(number: int) -> str:
 
 
 @functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
 def _why_not_device(device: torch.device) -> str | None:
-    capability = torch.cuda.get_device_capability(device)
+    capability = _capability(device)
     if capability < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         return f"compiled for compute capability {oldest} and later, and {device} has {capability[0]}.{capability[1]}"
     return None
+
+
+# torch.compile takes the answer as it is: it warns of functions that remember theirs.
+_why_not_device._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _native() -> ModuleType:
