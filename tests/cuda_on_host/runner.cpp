@@ -22,7 +22,7 @@ constexpr std::size_t stack_bytes = 64 * 1024, margin = 4096;
 constexpr unsigned char poison = 0xff;  // NaN in every floating-point type
 
 enum Outcome : int { fine, divergent_barrier, outside_shared_memory };
-enum Order : int { ascending, descending, shuffled };
+enum Order : int { ascending, descending, shuffled, warps_ahead };
 
 struct Warp {
     alignas(16) unsigned char value[2][32][16];
@@ -84,11 +84,27 @@ Outcome run_block(std::vector<unsigned>& order, Order kind, std::mt19937& random
     for (Fiber& fiber : fibers) fiber.started = fiber.done = false, fiber.waits = Wait::none, fiber.shuffles = 0;
     std::fill(memory.begin(), memory.end(), poison);
     for (Warp& warp : warps) std::memset(&warp, poison, sizeof warp);
+    const auto go_on = [](unsigned thread) {
+        Fiber& fiber = fibers[thread];
+        if (!fiber.done && fiber.waits == Wait::none) resume(fiber, thread);
+    };
     while (true) {
-        if (kind == shuffled) std::shuffle(order.begin(), order.end(), random);
-        for (const unsigned thread : order) {
-            Fiber& fiber = fibers[thread];
-            if (!fiber.done && fiber.waits == Wait::none) resume(fiber, thread);
+        if (kind == shuffled || kind == warps_ahead) std::shuffle(order.begin(), order.end(), random);
+        if (kind == warps_ahead) {
+            // Warp after warp, in the order of their first threads, goes as far as the block's barriers let it.
+            std::vector<bool> gone(warps.size());
+            for (const unsigned first : order) {
+                const std::size_t warp = first / 32, begin = 32 * warp, end = std::min(begin + 32, threads);
+                if (gone[warp]) continue;
+                gone[warp] = true;
+                do {
+                    for (const unsigned thread : order) {
+                        if (thread / 32 == warp) go_on(thread);
+                    }
+                } while (release(begin, end, false));
+            }
+        } else {
+            std::for_each(order.begin(), order.end(), go_on);
         }
         if (std::all_of(fibers.begin(), fibers.end(), [](const Fiber& f) { return f.done; })) break;
         bool moved = release(0, threads, true);

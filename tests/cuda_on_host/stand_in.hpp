@@ -3,8 +3,8 @@
 // __syncthreads, __syncwarp and __shfl_xor_sync are real: a fiber that reaches one is suspended until the others of its
 // block or warp have reached the same one. A barrier that some never reach is an error, and so is a __syncthreads that
 // threads reach at different places of the program, the branches of an `if` say: a device may wait there for ever. Between barriers each fiber runs
-// to the end before the next starts, in an order that is a setting: what a missing barrier leaves to chance then comes
-// out differently from one order to another. Shared memory starts as NaN, and so do the margins around it, which are
+// to the end before the next starts, in an order that is a setting, warps that run ahead of others included: what a
+// missing barrier leaves to chance then comes out differently from one order to another. Shared memory starts as NaN, and so do the margins around it, which are
 // checked at the end of each block.
 #pragma once
 
