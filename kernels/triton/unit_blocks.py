@@ -31,11 +31,8 @@ def pixel_offsets(p, n, y, x, image, row, pixel, LINE: tl.constexpr):
 
 @device_function
 def channel_values(vector, c, channels):
-    """Return values c of a float32 vector, None of none."""
-    values = None
-    if vector is not None:
-        values = tl.load(vector + c, mask=c < channels, other=0.0)
-    return values
+    """Return values c of a float32 vector."""
+    return tl.load(vector + c, mask=c < channels, other=0.0)
 
 
 @device_function
@@ -46,7 +43,7 @@ def relu(value):
 
 @device_function
 def activated(maps, offsets, inside, c, channels, scale, shift):
-    """Return a = relu(scale*x + shift), a = x without scale, of pixels by channels; 0 outside the picture.
+    """Return a = relu(scale*x + shift), a = x where those are None, of pixels by channels; 0 outside the picture.
 
     In float32, or as it is stored where nothing is computed.
     """

@@ -41,7 +41,9 @@ def add_convolution(
             dy, dx = tap // KERNEL - KERNEL // 2, tap % KERNEL - KERNEL // 2
             inside &= (y + dy >= 0) & (y + dy < rows) & (x + dx >= 0) & (x + dx < columns)
             moved = offsets + (dy * row + dx * pixel)
-        factor, term = channel_values(scale, c, channels), channel_values(shift, c, channels)
+        factor, term = scale, shift  # None stays None: Triton 3.6 has no functions that return it
+        if scale is not None:
+            factor, term = channel_values(scale, c, channels), channel_values(shift, c, channels)
         a = activated(maps, moved, inside, c, channels, factor, term)
         w = weight_tile(weight, o, out_channels, tap, KERNEL * KERNEL, c, channels)
         sums = multiply(a, w, sums)

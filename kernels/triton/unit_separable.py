@@ -77,7 +77,9 @@ def unit_separable_kernel(
     sums = zeros(TILES, PIXELS, OUT)
     for start in range(0, channels, DEPTH):
         c = start + tl.arange(0, DEPTH)
-        factor, term = channel_values(scale, c, channels), channel_values(shift, c, channels)
+        factor, term = scale, shift  # None stays None: Triton 3.6 has no functions that return it
+        if scale is not None:
+            factor, term = channel_values(scale, c, channels), channel_values(shift, c, channels)
         spatial = tl.zeros((PIXELS, DEPTH), tl.float32)
         for i in range(KERNEL):
             dx = i - KERNEL // 2
@@ -93,7 +95,9 @@ def unit_separable_kernel(
     if shortcut is not None:
         for start in range(0, channels, DEPTH):
             c = start + tl.arange(0, DEPTH)
-            factor, term = channel_values(scale, c, channels), channel_values(shift, c, channels)
+            factor, term = scale, shift
+            if scale is not None:
+                factor, term = channel_values(scale, c, channels), channel_values(shift, c, channels)
             a = activated(maps, offsets, here, c, channels, factor, term)
             sums = add_products(sums, a, shortcut, first, out_channels, c, channels, OUT, TILES)
     for t in tl.static_range(TILES):
@@ -122,7 +126,9 @@ def unit_depthwise_kernel(
     program = program // across
     top = (program % down) * ROWS
     n = (program // down).to(tl.int64)
-    factor, term = channel_values(scale, c, channels), channel_values(shift, c, channels)
+    factor, term = scale, shift
+    if scale is not None:
+        factor, term = channel_values(scale, c, channels), channel_values(shift, c, channels)
     sums = zeros(ROWS, COLUMNS, CHANNELS)
     for i in range(KERNEL):  # columns outside: of the weights, one column at a time is held
         moved = x + (i - KERNEL // 2)
