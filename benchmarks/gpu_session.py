@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 GPU_BACKENDS = ("cuda", "nvrtc", "triton")
 LEAST_SECONDS = 3.0  # with less left no step is started
+LAST_WORDS_SECONDS = 4.0  # for what outstays its time to end by itself
 # Of a clip, Triton's other tiles too; compiling with max-autotune would take all the time.
 _UNITS = ("--no-compile", "--tiles", "--seconds", "0.2", "--minutes", "0.25")
 
@@ -97,7 +98,7 @@ def plan(found: Record, out: Path) -> list[Step]:
 def _tests(found: Record, python: str) -> Iterable[Step]:
     """One process for each GPU backend, since each waits for a compiler of its own, and one for all else."""
     folders = [name for name in ("tests/ops", "tests/kernels") if (ROOT / name).is_dir()]
-    pytest = [python, "-m", "pytest", "-q", "--durations=8", "-p", "no:cacheprovider", *folders]
+    pytest = [python, "-m", "pytest", "-q", "--tb=short", "--durations=8", "-p", "no:cacheprovider", *folders]
     for backend in GPU_BACKENDS:
         reason = found.get("backends", {}).get(backend, "the machine's backends are not known")
         yield Step(
@@ -211,6 +212,9 @@ def _call(step: Step, limit: float, output: int) -> int | None:
     try:
         return process.wait(limit)
     except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGINT)  # pytest then says what has failed so far
+            process.wait(LAST_WORDS_SECONDS)
         return None
     finally:
         _stop(process)

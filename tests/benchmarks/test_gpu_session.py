@@ -50,7 +50,7 @@ def test_failures_do_not_stop_the_steps_after_them(tmp_path: Path) -> None:
     assert by_name["fails"]["reason"] == "exit status 3"
     assert by_name["fails"]["tail"] == ["so it goes"]
     assert by_name["hangs"]["reason"] == "stopped after 2 s"
-    assert by_name["hangs"]["last_line"] == "begun"
+    assert by_name["hangs"]["tail"][0] == "begun"
     assert by_name["needs a GPU"]["reason"] == "no CUDA device"
     assert by_name["needs a program"]["reason"] == "no-such-program-anywhere is not installed"
     assert by_name["not meant"]["reason"] == "because"
@@ -87,6 +87,13 @@ def test_a_group_runs_at_the_same_time_and_in_order(tmp_path: Path) -> None:
     ]
     made = session(tmp_path / "out", [*steps, python("after", "")])
     assert [(step["step"], step["state"]) for step in made["steps"]] == [("one", "ok"), ("two", "ok"), ("after", "ok")]
+
+
+def test_what_outstays_its_time_may_say_what_it_found(tmp_path: Path) -> None:
+    code = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('one has failed')"
+    made = session(tmp_path, [python("tests", code, seconds=3.5)])
+    assert made["steps"][0]["reason"] == "stopped after 4 s"
+    assert made["steps"][0]["last_line"] == "one has failed"
 
 
 def test_the_plan_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
