@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -96,9 +98,13 @@ def plan(found: Record, out: Path) -> list[Step]:
 
 
 def _tests(found: Record, python: str) -> Iterable[Step]:
-    """One process for each GPU backend, since each waits for a compiler of its own, and one for all else."""
+    """Processes of each GPU backend, since each waits for a compiler of its own, and of all else: as many as there are
+    cores, where pytest can spread tests over them.
+    """
     folders = [name for name in ("tests/ops", "tests/kernels") if (ROOT / name).is_dir()]
     pytest = [python, "-m", "pytest", "-q", "--tb=short", "--durations=8", "-p", "no:cacheprovider", *folders]
+    if importlib.util.find_spec("xdist") is not None:
+        pytest += ["-n", str(max(1, (os.cpu_count() or 1) // (len(GPU_BACKENDS) + 1))), "--dist", "worksteal"]
     for backend in GPU_BACKENDS:
         reason = found.get("backends", {}).get(backend, "the machine's backends are not known")
         yield Step(
@@ -281,7 +287,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_session", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="output folder (default: benchmarks/results/<device>)")
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything (default: 9)")
-    parser.add_argument("--only", action="append", help='only this step or group, as "tests"; may be given again')
+    parser.add_argument(
+        "--only", action="append", help='only this step or group, as "tests", with all the time; may be repeated'
+    )
     parser.add_argument("--no-install", action="store_true", help="pyhar is installed already")
     parser.add_argument("--dry-run", action="store_true", help="print the steps and run none")
     options = parser.parse_args(argv)
@@ -289,7 +297,10 @@ def main(argv: list[str] | None = None) -> int:
     first = [] if options.no_install else [install()]
 
     def wanted(steps: Sequence[Step]) -> list[Step]:
-        return [s for s in steps if options.only is None or s.name in options.only or s.group in options.only]
+        if options.only is None:
+            return list(steps)
+        chosen = [s for s in steps if s.name in options.only or s.group in options.only]
+        return [dataclasses.replace(s, seconds=60 * options.minutes) for s in chosen]
 
     if options.out is not None:
         options.out = options.out.resolve()

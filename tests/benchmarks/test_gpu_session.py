@@ -166,6 +166,8 @@ def test_a_dry_run_runs_nothing(
     printed = capsys.readouterr().out
     assert printed.startswith("install, at most")
     assert "compute-sanitizer --tool memcheck" in printed
+    assert gpu_session.main(["--dry-run", "--only", "tests", "--minutes", "5"]) == 0
+    assert "\ntests, at most 300 s\n" in capsys.readouterr().out  # what alone is asked for has all the time
     assert not (tmp_path / "out").exists()
 
 
