@@ -112,10 +112,14 @@ def test_no_tensor_of_an_empty_batch_is_launched_on() -> None:
     assert len(ran) == 1
 
 
-def test_what_is_not_served_is_said() -> None:
+def test_what_is_not_served_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = torch.zeros(1, 1, 2, 2)
     for module in (cuda, nvrtc):
         assert "cpu" in (module.why_not(on_cpu, None, None, None) or "")
+    monkeypatch.setattr(cuda, "_why_not_device", lambda device: None)
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32, shape=(1, 1, 2**20, 2**11))
+    for module in (cuda, nvrtc):
+        assert "at most 2^30 pixels, these 1048576x2048" in (module.why_not(on_gpu, None, None, None) or "")
     assert "features are bfloat16 with logits float32" in cuda._mixed("features", on_cpu.bfloat16(), on_cpu)
     if not torch.cuda.is_available():
         assert cuda.why_unusable()
