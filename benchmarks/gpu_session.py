@@ -30,6 +30,12 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 GPU_BACKENDS = ("cuda", "nvrtc", "triton")
+# What is marked as needing a GPU beside the operators' tests.
+NETWORK_TESTS = (
+    "tests/deploy/test_graphs.py",
+    "tests/export/test_export_files.py",
+    "tests/inference/test_streaming.py",
+)
 LEAST_SECONDS = 3.0  # with less left no step is started
 LAST_WORDS_SECONDS = 4.0  # for what outstays its time to end by itself
 # Of a clip, Triton's other tiles too; compiling with max-autotune would take all the time.
@@ -98,18 +104,17 @@ def plan(found: Record, out: Path) -> list[Step]:
 
 
 def _tests(found: Record, python: str) -> Iterable[Step]:
-    """Processes of each GPU backend, since each waits for a compiler of its own, and of all else: as many as there are
+    """Processes of each GPU backend, since each waits for a compiler of its own, and of the rest: as many as there are
     cores, where pytest can spread tests over them.
     """
-    folders = [name for name in ("tests/ops", "tests/kernels") if (ROOT / name).is_dir()]
-    pytest = [python, "-m", "pytest", "-q", "--tb=short", "--durations=8", "-p", "no:cacheprovider", *folders]
+    pytest = [python, "-m", "pytest", "-q", "--tb=short", "--durations=8", "-p", "no:cacheprovider"]
     if importlib.util.find_spec("xdist") is not None:
         pytest += ["-n", str(max(1, (os.cpu_count() or 1) // (len(GPU_BACKENDS) + 1))), "--dist", "worksteal"]
     for backend in GPU_BACKENDS:
         reason = found.get("backends", {}).get(backend, "the machine's backends are not known")
         yield Step(
             f"tests {backend}",
-            [*pytest, "-k", backend],
+            [*pytest, *_there("tests/ops", "tests/kernels"), "-k", backend],
             95,
             "tests.txt",
             needs_gpu=True,
@@ -117,8 +122,23 @@ def _tests(found: Record, python: str) -> Iterable[Step]:
             environment={"OMP_NUM_THREADS": "2"},
             group="tests",
         )
-    others = " and ".join(f"not {backend}" for backend in GPU_BACKENDS)
-    yield Step("tests", [*pytest, "-k", others], 95, "tests.txt", environment={"OMP_NUM_THREADS": "2"}, group="tests")
+    networks = [*_there(*NETWORK_TESTS), "-m", "gpu", "--continue-on-collection-errors"]
+    others = [*_there("tests/ops", "tests/kernels"), "-k", " and ".join(f"not {name}" for name in GPU_BACKENDS)]
+    for name, more in (("tests networks", networks), ("tests", others)):
+        yield Step(
+            name,
+            [*pytest, *more],
+            95,
+            "tests.txt",
+            needs_gpu=more is networks,
+            environment={"OMP_NUM_THREADS": "2"},
+            group="tests",
+        )
+
+
+def _there(*tests: str) -> list[str]:
+    """Those that this copy of the repository has."""
+    return [name for name in tests if (ROOT / name).exists()]
 
 
 def _ops(python: str, suite: str, seconds: float, folder: Sequence[str], on_gpu: bool) -> list[str]:

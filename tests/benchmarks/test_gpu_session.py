@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from benchmarks import gpu_session
 from benchmarks.gpu_session import Step
 
+ROOT = Path(__file__).parents[2]
 GPU = {"device": {"type": "cuda"}, "backends": {"cuda": None, "nvrtc": "no CuPy", "triton": None}, "folder": "a-gpu"}
 CPU = {"device": {"type": "cpu"}, "backends": {}, "folder": "a-cpu"}
 
@@ -101,7 +103,7 @@ def test_the_plan_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     steps = gpu_session.plan(GPU, tmp_path)
     run = [step.name for step in steps if gpu_session.why_skipped(step, GPU) is None]
     sanitizers = [f"{tool} {backend}" for tool in gpu_session.SANITIZERS for backend in ("cuda", "triton")]
-    tests = ["tests cuda", "tests triton", "tests"]
+    tests = ["tests cuda", "tests triton", "tests networks", "tests"]
     whole = ["whole network", "streaming", "training"]
     rest = ["call_overhead", "network", "units", "profile", "ncu"]
     assert run == ["info", *tests, "acceptance", *whole, *sanitizers, *rest]
@@ -113,6 +115,18 @@ def test_the_plan_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "--quick" not in acceptance.command
 
 
+def test_all_tests_that_need_a_gpu_are_in_the_plan(tmp_path: Path) -> None:
+    marked = {
+        file
+        for file in (ROOT / "tests").rglob("test_*.py")
+        if re.search(r"pytest\.mark\.gpu\b", file.read_text()) and file != Path(__file__)
+    }
+    commands = [step.command for step in gpu_session.plan(GPU, tmp_path) if step.group == "tests"]
+    named = {ROOT / word for command in commands for word in command if word.startswith("tests/")}
+    assert marked
+    assert all(file in named or named & set(file.parents) for file in marked)
+
+
 def test_the_plan_without_a_gpu_keeps_what_a_cpu_can_do(tmp_path: Path) -> None:
     steps = gpu_session.plan(CPU, tmp_path)
     run = [step.name for step in steps if gpu_session.why_skipped(step, CPU) is None]
@@ -122,7 +136,6 @@ def test_the_plan_without_a_gpu_keeps_what_a_cpu_can_do(tmp_path: Path) -> None:
 
 def test_commands_name_modules_and_options_that_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import importlib
-    import re
 
     seen = set()
     for step in gpu_session.plan(GPU, tmp_path):
