@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -28,7 +30,14 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 GPU_BACKENDS = ("cuda", "nvrtc", "triton")
+# What is marked as needing a GPU beside the operators' tests.
+NETWORK_TESTS = (
+    "tests/deploy/test_graphs.py",
+    "tests/export/test_export_files.py",
+    "tests/inference/test_streaming.py",
+)
 LEAST_SECONDS = 3.0  # with less left no step is started
+LAST_WORDS_SECONDS = 4.0  # for what outstays its time to end by itself
 # Of a clip, Triton's other tiles too; compiling with max-autotune would take all the time.
 _UNITS = ("--no-compile", "--tiles", "--seconds", "0.2", "--minutes", "0.25")
 
@@ -95,14 +104,17 @@ def plan(found: Record, out: Path) -> list[Step]:
 
 
 def _tests(found: Record, python: str) -> Iterable[Step]:
-    """One process for each GPU backend, since each waits for a compiler of its own, and one for all else."""
-    folders = [name for name in ("tests/ops", "tests/kernels") if (ROOT / name).is_dir()]
-    pytest = [python, "-m", "pytest", "-q", "--durations=8", "-p", "no:cacheprovider", *folders]
+    """Processes of each GPU backend, since each waits for a compiler of its own, and of the rest: as many as there are
+    cores, where pytest can spread tests over them.
+    """
+    pytest = [python, "-m", "pytest", "-q", "--tb=short", "--durations=8", "-p", "no:cacheprovider"]
+    if importlib.util.find_spec("xdist") is not None:
+        pytest += ["-n", str(max(1, (os.cpu_count() or 1) // (len(GPU_BACKENDS) + 1))), "--dist", "worksteal"]
     for backend in GPU_BACKENDS:
         reason = found.get("backends", {}).get(backend, "the machine's backends are not known")
         yield Step(
             f"tests {backend}",
-            [*pytest, "-k", backend],
+            [*pytest, *_there("tests/ops", "tests/kernels"), "-k", backend],
             95,
             "tests.txt",
             needs_gpu=True,
@@ -110,8 +122,23 @@ def _tests(found: Record, python: str) -> Iterable[Step]:
             environment={"OMP_NUM_THREADS": "2"},
             group="tests",
         )
-    others = " and ".join(f"not {backend}" for backend in GPU_BACKENDS)
-    yield Step("tests", [*pytest, "-k", others], 95, "tests.txt", environment={"OMP_NUM_THREADS": "2"}, group="tests")
+    networks = [*_there(*NETWORK_TESTS), "-m", "gpu", "--continue-on-collection-errors"]
+    others = [*_there("tests/ops", "tests/kernels"), "-k", " and ".join(f"not {name}" for name in GPU_BACKENDS)]
+    for name, more in (("tests networks", networks), ("tests", others)):
+        yield Step(
+            name,
+            [*pytest, *more],
+            95,
+            "tests.txt",
+            needs_gpu=more is networks,
+            environment={"OMP_NUM_THREADS": "2"},
+            group="tests",
+        )
+
+
+def _there(*tests: str) -> list[str]:
+    """Those that this copy of the repository has."""
+    return [name for name in tests if (ROOT / name).exists()]
 
 
 def _ops(python: str, suite: str, seconds: float, folder: Sequence[str], on_gpu: bool) -> list[str]:
@@ -211,6 +238,9 @@ def _call(step: Step, limit: float, output: int) -> int | None:
     try:
         return process.wait(limit)
     except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGINT)  # pytest then says what has failed so far
+            process.wait(LAST_WORDS_SECONDS)
         return None
     finally:
         _stop(process)
@@ -277,7 +307,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_session", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="output folder (default: benchmarks/results/<device>)")
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything (default: 9)")
-    parser.add_argument("--only", action="append", help='only this step or group, as "tests"; may be given again')
+    parser.add_argument(
+        "--only", action="append", help='only this step or group, as "tests", with all the time; may be repeated'
+    )
     parser.add_argument("--no-install", action="store_true", help="pyhar is installed already")
     parser.add_argument("--dry-run", action="store_true", help="print the steps and run none")
     options = parser.parse_args(argv)
@@ -285,7 +317,10 @@ def main(argv: list[str] | None = None) -> int:
     first = [] if options.no_install else [install()]
 
     def wanted(steps: Sequence[Step]) -> list[Step]:
-        return [s for s in steps if options.only is None or s.name in options.only or s.group in options.only]
+        if options.only is None:
+            return list(steps)
+        chosen = [s for s in steps if s.name in options.only or s.group in options.only]
+        return [dataclasses.replace(s, seconds=60 * options.minutes) for s in chosen]
 
     if options.out is not None:
         options.out = options.out.resolve()

@@ -60,7 +60,7 @@ def calls() -> Iterator[Call]:
         for operator in OPERATORS:
             i = next(turn)
             yield Call(
-                operator, sizes, DTYPES[i % 4], LAYOUTS[i % 5], BETAS[i // 3 % 4], GRIDS[i % 3], CONFIDENCES[i % 2]
+                operator, sizes, DTYPES[i % 4], LAYOUTS[i % 5], BETAS[i // 3 % 4], GRIDS[i % 3], CONFIDENCES[i // 4 % 2]
             )
 
 

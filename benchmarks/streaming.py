@@ -19,7 +19,7 @@ import torch
 from benchmarks.machine import describe, results_folder, write_json
 from benchmarks.measure import Runnable, Stopwatch, interleave, quantiles
 from pyhar import cli
-from pyhar.devices import choose_device
+from pyhar.devices import choose_device, exact_float32
 from pyhar.inference.predictions import FramePrediction
 from pyhar.inference.predictor import Predictor
 from pyhar.inference.streaming import StreamingPredictor
@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+@exact_float32()  # a graph of one frame and a graph of a clip have to give the same answer
 def measure(preset: str, device: torch.device, seconds: float) -> list[dict[str, Any]]:
     """Return a row for each way to answer a frame."""
     torch.manual_seed(0)

@@ -22,6 +22,7 @@ from benchmarks import measure
 from benchmarks.accuracy import relative_error
 from benchmarks.machine import describe, read_json, results_folder, write_json
 from pyhar import cli, ops
+from pyhar.devices import exact_float32
 from pyhar.errors import UserError
 from pyhar.models import SPNetConfig, get_preset
 from pyhar.ops import dispatch
@@ -211,6 +212,7 @@ def tiled(case: Case, inputs: Inputs) -> Iterator[tuple[str, Function]]:
         )
 
 
+@exact_float32()
 def measure_case(
     case: Case, dtype: torch.dtype, device: torch.device, seconds: float, tiles: bool = False, compiled: bool = True
 ) -> list[Row]:

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HEADERS = ROOT / "csrc" / "cuda"
 # All images come of one PTX: no kernel uses what only later devices have, and making it takes much of the time.
 VIRTUAL = 80  # the oldest device, as 10*major + minor
+USUAL_HOME = Path("/usr/local/cuda")  # where NVIDIA's installers leave a toolkit, without putting it on the PATH
 
 
 class NoImagesError(Exception):
@@ -38,12 +39,12 @@ def variants() -> ModuleType:
 
 
 def find_nvcc() -> str:
-    """Return the compiler: of CUDA_HOME, of CUDA_PATH, or on the PATH."""
+    """Return the compiler: of CUDA_HOME, of CUDA_PATH, on the PATH, or in /usr/local/cuda."""
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    found = [shutil.which("nvcc", path=str(Path(home, "bin"))) for home in homes] + [shutil.which("nvcc")]
-    for nvcc in filter(None, found):
+    folders = [*(str(Path(home, "bin")) for home in homes), None, str(USUAL_HOME / "bin")]
+    for nvcc in filter(None, (shutil.which("nvcc", path=folder) for folder in folders)):
         return nvcc
-    raise NoImagesError("no nvcc was found (CUDA_HOME, PATH)")
+    raise NoImagesError(f"no nvcc was found (CUDA_HOME, PATH, {USUAL_HOME})")
 
 
 def toolkit(nvcc: str) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyhar.kernels import native
 from pyhar.kernels.cuda_calls import calls
-from pyhar.kernels.cuda_plan import STORAGE, Launch, Plan
+from pyhar.kernels.cuda_plan import STORAGE, Launch, Plan, why_not_sizes
 
 OLDEST = (8, 0)
 REMEDY = "install pyhar again where nvcc is found (`pip install -v -e .` in a clone shows the build)"
@@ -53,7 +53,7 @@ def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None
         return _mixed("features", features, logits)
     if depth_logits is not None and depth_logits.dtype != logits.dtype:
         return _mixed("depth_logits", depth_logits, logits)
-    return _why_not_device(logits.device)
+    return _why_not_device(logits.device) or why_not_sizes(logits)
 
 
 def _mixed(name: str, tensor: Tensor, logits: Tensor) -> str:
@@ -66,12 +66,20 @@ def _version(number: int) -> str:
 
 
 @functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
 def _why_not_device(device: torch.device) -> str | None:
-    capability = torch.cuda.get_device_capability(device)
+    capability = _capability(device)
     if capability < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         return f"compiled for compute capability {oldest} and later, and {device} has {capability[0]}.{capability[1]}"
     return None
+
+
+# torch.compile takes the answer as it is: it warns of functions that remember theirs.
+_why_not_device._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _native() -> ModuleType:

@@ -14,6 +14,7 @@ from pyhar.kernels.cuda_variants import Constants, Kernel
 STORAGE = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "float", torch.float64: "double"}
 SHARED_BYTES = 48 * 1024  # what every device gives a block without being asked
 FEW_BLOCKS = 264  # two for each multiprocessor of a large device
+MOST_PIXELS = 2**30  # of a plane: kernels count them with 32 bits
 STAGING_BYTES = 32 * 1024  # more than that, and too few blocks would find room on a multiprocessor
 
 # The fields of `Params` in csrc/cuda/params.cuh: addresses, then what a plan fixes.
@@ -32,6 +33,16 @@ _pack_rest = struct.Struct(f"=5d{4 * len(STRIDED)}q3q8i").pack
 CONFIDENCE_OF_WINDOW, WITH_SOFTMAX, JOINT_IS_INNERMOST = 1, 2, 4
 CHANNEL_IS_INNERMOST, CHANNEL_OF_GRADIENT, FEATURES_IN_PACKS = 8, 16, 32
 STAGED_IN_SHARED, SLOPES_IN_SHARED = 64, 128
+
+
+def why_not_sizes(logits: Tensor) -> str | None:
+    """Return why no plan can serve maps of these sizes, or None."""
+    if torch.compiler.is_compiling():  # sizes may be symbols: a limit here would become one of the exported program
+        return None
+    rows, columns = logits.shape[2:]
+    if rows * columns > MOST_PIXELS:
+        return f"its planes have at most 2^30 pixels, these {rows}x{columns}"
+    return None
 
 
 class Layout(NamedTuple):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyhar.kernels import cuda_sources, cuda_variants
 from pyhar.kernels.cuda_calls import calls
-from pyhar.kernels.cuda_plan import Plan
+from pyhar.kernels.cuda_plan import Plan, why_not_sizes
 from pyhar.kernels.cuda_variants import Constants, Kernel
 
 
@@ -55,7 +55,7 @@ def why_not(logits: Tensor, features: Tensor | None, depth_logits: Tensor | None
     """Return why tensors like these cannot be served, or None."""
     if logits.device.type != "cuda":
         return f"serves tensors on a CUDA device, these are on {logits.device}"
-    return None
+    return why_not_sizes(logits)
 
 
 def options(constants: Constants) -> tuple[str, ...]:

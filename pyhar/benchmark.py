@@ -34,7 +34,7 @@ class BenchmarkConfig:
     cuts: Literal["none", "pyramids"] = "none"
     """Measure the whole network, or cut after each pyramid."""
     dtype: tuple[Literal["float32", "bfloat16", "float16", "int8"], ...] = ("float32",)
-    """Types to compute in. Beside int8 stands the deployed network in the type of its maps, not PyTorch."""
+    """Types to compute in; float32 is without TF32. Beside int8 stands the deployed network in its maps' type."""
     input: tuple[Literal["image", "images", "clip"], ...] = ("image", "images", "clip")
     """One still, 16 stills, or one clip, of which actions are recognised too."""
     compile: Literal["no", "default", "max-autotune"] = "no"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from pyhar.errors import UserError
@@ -40,3 +43,17 @@ def computes_in_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     module = native.load()
     return module is not None and not {"avx512_bf16", "amx_bf16"}.isdisjoint(module.cpu_features())
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Have a GPU compute convolutions of float32 maps in float32, where PyTorch lets it round their operands to TF32.
+
+    Those have three digits: too few to tell by whether two networks give the same answers.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -18,6 +18,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# On a GPU convolutions of float32 maps are compared with exact ones, too.
+torch.backends.cudnn.allow_tf32 = False
+
 
 def pytest_configure(config: pytest.Config) -> None:
     if importlib.util.find_spec("pyhar.kernels") is None:

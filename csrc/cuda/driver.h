@@ -45,21 +45,18 @@ class Driver {
         check(set_context_(context), "cuCtxSetCurrent");
     }
 
-    // Loads an image into the current context. Allowed while a stream is captured: it does not touch the stream.
+    // Loads an image into the current context. A stream may be captured meanwhile, here and below: it is not touched.
     void* load(const void* image) const {
-        int mode = 2;  // relaxed
-        check(exchange_capture_mode_(&mode), "cuThreadExchangeStreamCaptureMode");
         void* module = nullptr;
-        const int result = load_(&module, image);
-        exchange_capture_mode_(&mode);
-        check(result, "cuModuleLoadData");
+        check(while_capturing([&] { return load_(&module, image); }), "cuModuleLoadData");
         return module;
     }
 
+    // Where the driver loads lazily, this is what loads the kernel.
     Function function(void* module, const char* name) const {
         require();
         Function found = nullptr;
-        check(function_(&found, module, name), "cuModuleGetFunction");
+        check(while_capturing([&] { return function_(&found, module, name); }), "cuModuleGetFunction");
         return found;
     }
 
@@ -107,6 +104,16 @@ class Driver {
         }
         if (const int result = initialize(0)) missing_ = "the CUDA driver does not start: " + words(result);
 #endif
+    }
+
+    // A call that the driver would else refuse while a stream is captured.
+    template <typename Call>
+    int while_capturing(const Call& call) const {
+        int mode = 2;  // relaxed
+        check(exchange_capture_mode_(&mode), "cuThreadExchangeStreamCaptureMode");
+        const int result = call();
+        exchange_capture_mode_(&mode);
+        return result;
     }
 
     void require() const {

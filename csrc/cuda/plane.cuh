@@ -49,11 +49,12 @@ template <typename T>
 struct LikelierOf {
     Softmax<T> softmax;
 
-    // In a group: the likeliest logit that one of its threads has seen.
+    // In a group: the likeliest logit that one of its threads has seen. One reduction for both signs of beta: threads of
+    // one block may have planes of either, and all of them must meet at the same barriers.
     template <int MAPPING>
     PYHAR_DEVICE T in(const Group<T, MAPPING>& group, T mine) const {
-        if (softmax.beta < T(0)) return -group.template reduce<Largest>(-mine);
-        return group.template reduce<Largest>(mine);
+        const T sign = softmax.beta < T(0) ? T(-1) : T(1);
+        return sign * group.template reduce<Largest>(sign * mine);
     }
 };
 

@@ -77,6 +77,10 @@ def _wrong_device(device: torch.device) -> str | None:
     return None
 
 
+# torch.compile takes the answer as it is: it warns of functions that remember theirs.
+_wrong_device._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 @functools.cache
 def _capability(index: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)

@@ -15,6 +15,7 @@ from pyhar.benchmarking.networks import CutPlace, Inputs
 from pyhar.benchmarking.parts import time_by_part
 from pyhar.benchmarking.timing import Spread, ratio, take_turns
 from pyhar.deploy import deploy
+from pyhar.devices import exact_float32
 from pyhar.models import SPNet
 
 
@@ -90,6 +91,7 @@ def run(plan: Plan, device: torch.device, rates: ceilings.Ceilings) -> Iterator[
                     torch.compiler.reset()
 
 
+@exact_float32()
 def _measure(
     name: str,
     full: SPNet,

@@ -20,6 +20,7 @@ Result = TypeVar("Result")
 
 KEPT = 8
 """Graphs kept for one network; the one that was not used for longest goes first. They share their memory."""
+_SERVED = ("cpu", "cuda")
 _RECORDABLE = (None, "cpu", "eager")
 """Backends asked for whose calls on the CPU a recording sees; the others run as interpreters there."""
 _WARMUPS = 3
@@ -40,21 +41,25 @@ class Graphs:
     def __init__(self, device: torch.device, *, wanted: bool = True) -> None:
         self.why_not: str | None = None
         """Why functions are called as they are; None if graphs are used."""
-        if device.type not in ("cpu", "cuda"):
+        if device.type not in _SERVED:
             self.why_not = f"there are graphs on the CPU and on CUDA devices, not on {device.type}"
         elif not wanted:
             self.why_not = "they were not asked for"
-        self._on_cpu = device.type == "cpu"
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self._captured: OrderedDict[Any, Captured | None] = OrderedDict()  # None: called once
         self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None  # on which a graph ran last
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy captures its own."""
-        return {"why_not": self.why_not, "_on_cpu": self._on_cpu}
+        return {"why_not": self.why_not}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = state | {"_captured": OrderedDict(), "_pool": None, "_lock": threading.Lock()}
+        self.why_not = state["why_not"]
+        self._begin_anew()
 
     def run(self, name: str, function: Callable[..., Result], *inputs: Tensor) -> Result:
         """`function(*inputs)`; the result, a tree of tensors, depends on nothing else and is the caller's to keep.
@@ -62,14 +67,15 @@ class Graphs:
         The second call with these shapes captures; the first packs weights and compiles kernels. A function that cannot
         be captured is called as it is from then on, with a warning that says why.
         """
-        backend = asked_backend()
-        if self.why_not is not None or (self._on_cpu and backend not in _RECORDABLE):
+        backend, kind = asked_backend(), inputs[0].device.type  # not the device of the beginning: networks move
+        if self.why_not is not None or kind not in _SERVED or (kind == "cpu" and backend not in _RECORDABLE):
             return function(*inputs)
         with self._lock:
             return self._run((name, backend, instruction_set()), function, *inputs)
 
     def _run(self, way: tuple[str | None, ...], function: Callable[..., Result], *inputs: Tensor) -> Result:
-        key = (way, *((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs))
+        device = inputs[0].device
+        key = (way, device, *((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs))
         if key not in self._captured:
             self._keep(key, None)
             return function(*inputs)
@@ -79,10 +85,12 @@ class Graphs:
                 captured = self._capture(function, inputs)
             except RuntimeError as error:
                 self.why_not = f"the capture failed: {error}"
-                self._captured.clear()
+                self._forget()
                 warnings.warn(f"running without graphs: {self.why_not}", stacklevel=3)
                 return function(*inputs)
         self._keep(key, captured)
+        if device.type == "cuda":
+            self._wait_for_the_last(torch.cuda.current_stream(device))
         for kept, given in zip(captured.inputs, inputs, strict=True):
             kept.copy_(given)
         captured.replay()
@@ -93,7 +101,17 @@ class Graphs:
     def clear(self) -> None:
         """Forget all graphs, because what the functions read beside their inputs lies elsewhere or has changed."""
         with self._lock:
-            self._captured.clear()
+            self._forget()
+
+    def _forget(self) -> None:
+        self._captured.clear()
+        self._pool = None  # PyTorch takes no more graphs into memory whose graphs are all gone
+
+    def _wait_for_the_last(self, stream: torch.cuda.Stream) -> None:
+        """Have a stream wait for the one that used the graphs' memory before it, if that is another."""
+        if self._stream is not None and self._stream != stream:
+            stream.wait_stream(self._stream)
+        self._stream = stream
 
     def _keep(self, key: Any, captured: Captured | None) -> None:
         """As the newest."""
@@ -103,7 +121,10 @@ class Graphs:
             self._captured.popitem(last=False)
 
     def _capture(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Captured:
-        return (self._capture_on_cpu if self._on_cpu else self._capture_on_cuda)(function, inputs)
+        if inputs[0].device.type == "cpu":
+            return self._capture_on_cpu(function, inputs)
+        with torch.cuda.device(inputs[0].device):  # streams and captures are of the current one
+            return self._capture_on_cuda(function, inputs)
 
     def _capture_on_cpu(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Captured:
         kept = _like(inputs)
@@ -114,16 +135,17 @@ class Graphs:
 
     def _capture_on_cuda(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Captured:
         kept = _like(inputs)
-        aside = torch.cuda.Stream()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+        memory, aside = self._pool  # graphs share memory only if they are captured on one stream
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(_WARMUPS):
                 function(*kept)
         torch.cuda.current_stream().wait_stream(aside)
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads may go on: one that pins memory for a data loader would else fail, and the capture with it.
+        with torch.cuda.graph(graph, pool=memory, stream=aside, capture_error_mode="thread_local"):
             result = function(*kept)
         return Captured(graph.replay, result, kept)
 

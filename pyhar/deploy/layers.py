@@ -35,18 +35,17 @@ class Numbers(NamedTuple):
 class Layer(nn.Module):
     """A module of constants."""
 
-    def hold(self, *, memory_format: torch.memory_format = torch.contiguous_format, **tensors: Tensor | None) -> None:
+    def hold(self, **tensors: Tensor | None) -> None:
         """Keep copies under these names, without gradient."""
         for name, tensor in tensors.items():
-            copy = None if tensor is None else tensor.detach().clone(memory_format=memory_format)
-            self.register_buffer(name, copy)
+            self.register_buffer(name, None if tensor is None else _channels_inside(tensor.detach()).clone())
 
     def hold_factors(self, numbers: Numbers, **weights: Tensor | None) -> None:
         """Keep the weights of a unit's products likewise, as `numbers` says."""
         self.factors: list[str] = []
         for name, weight in weights.items():
             if weight is None or not numbers.int8:
-                self.register_buffer(name, None if weight is None else weight.detach().to(numbers.maps, copy=True))
+                self.hold(**{name: None if weight is None else weight.to(numbers.maps)})
                 continue
             self.factors.append(name)
             rounded, scale = ops.quantise(weight.detach())
@@ -174,7 +173,7 @@ class Stem(Layer):
 
     def __init__(self, stem: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
-        self.hold(memory_format=torch.channels_last, weight=stem.weight.to(dtype))
+        self.hold(weight=stem.weight.to(dtype))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Any floating type; both sides even."""
@@ -194,6 +193,17 @@ class Entry(nn.Module):
         x = ops.pooling_unit(self.units[0](self.stem(frames)), 3)
         x = ops.pooling_unit(self.units[2](self.units[1](x)), 2)
         return self.units[4](self.units[3](x))
+
+
+def _channels_inside(tensor: Tensor) -> Tensor:
+    """Convolution weights (O, C, k, k) with the channels innermost in memory, those of depthwise ones too (C, 1, k, k):
+    GPU kernels read them so, and would else copy them at every call. Other tensors contiguous.
+    """
+    if tensor.dim() != 4:
+        return tensor.contiguous()
+    if tensor.shape[1] == 1:
+        return tensor.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def deploy_scale(scale: nn.Module, numbers: Numbers) -> Separable:

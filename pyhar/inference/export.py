@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pyhar import __version__, ops
 from pyhar.deploy.layers import Numbers
 from pyhar.deploy.network import DTYPES, DeployedParts, DeployedSPNet
+from pyhar.devices import exact_float32
 from pyhar.errors import UserError, unknown_name
 from pyhar.files import atomic
 from pyhar.inference.export_formats import FORMATS, Program, Run
@@ -61,6 +62,7 @@ class LastAnswers(nn.Module):
         return (*poses, *(out.actions[-1] if out.action_logits else []))
 
 
+@exact_float32()
 def export_network(
     model: SPNet,
     meta: ModelMeta,

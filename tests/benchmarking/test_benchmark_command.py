@@ -104,7 +104,10 @@ def test_int8_beside_the_type_of_its_maps(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_wrong_answer_has_no_speed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+
     def spoilt(model: SPNet, **options: Any) -> nn.Module:
+        assert not torch.backends.cudnn.allow_tf32  # or float32 would not tell a wrong answer from a right one
         wrong = deploy(model, **options)
         wrong.parts.entry.stem.weight.mul_(1.1)
         return wrong

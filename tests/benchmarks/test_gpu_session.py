@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from benchmarks import gpu_session
 from benchmarks.gpu_session import Step
 
+ROOT = Path(__file__).parents[2]
 GPU = {"device": {"type": "cuda"}, "backends": {"cuda": None, "nvrtc": "no CuPy", "triton": None}, "folder": "a-gpu"}
 CPU = {"device": {"type": "cpu"}, "backends": {}, "folder": "a-cpu"}
 
@@ -50,7 +52,7 @@ def test_failures_do_not_stop_the_steps_after_them(tmp_path: Path) -> None:
     assert by_name["fails"]["reason"] == "exit status 3"
     assert by_name["fails"]["tail"] == ["so it goes"]
     assert by_name["hangs"]["reason"] == "stopped after 2 s"
-    assert by_name["hangs"]["last_line"] == "begun"
+    assert by_name["hangs"]["tail"][0] == "begun"
     assert by_name["needs a GPU"]["reason"] == "no CUDA device"
     assert by_name["needs a program"]["reason"] == "no-such-program-anywhere is not installed"
     assert by_name["not meant"]["reason"] == "because"
@@ -89,12 +91,19 @@ def test_a_group_runs_at_the_same_time_and_in_order(tmp_path: Path) -> None:
     assert [(step["step"], step["state"]) for step in made["steps"]] == [("one", "ok"), ("two", "ok"), ("after", "ok")]
 
 
+def test_what_outstays_its_time_may_say_what_it_found(tmp_path: Path) -> None:
+    code = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('one has failed')"
+    made = session(tmp_path, [python("tests", code, seconds=3.5)])
+    assert made["steps"][0]["reason"] == "stopped after 4 s"
+    assert made["steps"][0]["last_line"] == "one has failed"
+
+
 def test_the_plan_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_session.shutil, "which", lambda program: f"bin/{program}")
     steps = gpu_session.plan(GPU, tmp_path)
     run = [step.name for step in steps if gpu_session.why_skipped(step, GPU) is None]
     sanitizers = [f"{tool} {backend}" for tool in gpu_session.SANITIZERS for backend in ("cuda", "triton")]
-    tests = ["tests cuda", "tests triton", "tests"]
+    tests = ["tests cuda", "tests triton", "tests networks", "tests"]
     whole = ["whole network", "streaming", "training"]
     rest = ["call_overhead", "network", "units", "profile", "ncu"]
     assert run == ["info", *tests, "acceptance", *whole, *sanitizers, *rest]
@@ -106,6 +115,18 @@ def test_the_plan_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "--quick" not in acceptance.command
 
 
+def test_all_tests_that_need_a_gpu_are_in_the_plan(tmp_path: Path) -> None:
+    marked = {
+        file
+        for file in (ROOT / "tests").rglob("test_*.py")
+        if re.search(r"pytest\.mark\.gpu\b", file.read_text()) and file != Path(__file__)
+    }
+    commands = [step.command for step in gpu_session.plan(GPU, tmp_path) if step.group == "tests"]
+    named = {ROOT / word for command in commands for word in command if word.startswith("tests/")}
+    assert marked
+    assert all(file in named or named & set(file.parents) for file in marked)
+
+
 def test_the_plan_without_a_gpu_keeps_what_a_cpu_can_do(tmp_path: Path) -> None:
     steps = gpu_session.plan(CPU, tmp_path)
     run = [step.name for step in steps if gpu_session.why_skipped(step, CPU) is None]
@@ -115,7 +136,6 @@ def test_the_plan_without_a_gpu_keeps_what_a_cpu_can_do(tmp_path: Path) -> None:
 
 def test_commands_name_modules_and_options_that_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import importlib
-    import re
 
     seen = set()
     for step in gpu_session.plan(GPU, tmp_path):
@@ -159,6 +179,8 @@ def test_a_dry_run_runs_nothing(
     printed = capsys.readouterr().out
     assert printed.startswith("install, at most")
     assert "compute-sanitizer --tool memcheck" in printed
+    assert gpu_session.main(["--dry-run", "--only", "tests", "--minutes", "5"]) == 0
+    assert "\ntests, at most 300 s\n" in capsys.readouterr().out  # what alone is asked for has all the time
     assert not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def test_every_operator_meets_every_choice() -> None:
         for choice, values in {"dtype": sanitize.DTYPES, "layout": sanitize.LAYOUTS, "grid": sanitize.GRIDS}.items():
             assert {getattr(call, choice) for call in mine} == set(values)
         assert {call.confidence for call in mine} == set(sanitize.CONFIDENCES)
+        assert {(call.dtype, call.confidence) for call in mine} == set(product(sanitize.DTYPES, sanitize.CONFIDENCES))
         assert len({call.beta for call in mine}) >= 3
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import training
 from benchmarks.machine import read_json
@@ -34,3 +35,18 @@ def test_only_what_is_right_is_timed(
     assert both >= max(pose, action) > 0
     assert "plain PyTorch's" in found["never right"]["reason"]
     assert "never right" in capsys.readouterr().out
+
+
+def test_losses_are_compared_without_tf32_and_steps_are_timed_with_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    steps = object.__new__(training.Steps)
+    steps.device, steps.how = torch.device("cpu"), training.IMPLEMENTATIONS["pyhar"]
+    steps.batches = {"pose": (torch.zeros(1), {})}
+
+    def forward(frames: torch.Tensor) -> None:
+        raise RuntimeError(f"TF32 {torch.backends.cudnn.allow_tf32}")
+
+    steps.forward = forward
+    for update in (False, True):
+        with pytest.raises(RuntimeError, match=f"TF32 {update}"):
+            steps.step("pose", update)

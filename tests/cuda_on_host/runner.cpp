@@ -22,7 +22,7 @@ constexpr std::size_t stack_bytes = 64 * 1024, margin = 4096;
 constexpr unsigned char poison = 0xff;  // NaN in every floating-point type
 
 enum Outcome : int { fine, divergent_barrier, outside_shared_memory };
-enum Order : int { ascending, descending, shuffled };
+enum Order : int { ascending, descending, shuffled, warps_ahead };
 
 struct Warp {
     alignas(16) unsigned char value[2][32][16];
@@ -33,7 +33,8 @@ struct Fiber {
     ucontext_t start;
     bool started = false, done = false;
     Wait waits = Wait::none;
-    int detail = 0, shuffles = 0;
+    std::intptr_t detail = 0;
+    int shuffles = 0;
 };
 
 std::vector<Fiber> fibers;
@@ -83,11 +84,27 @@ Outcome run_block(std::vector<unsigned>& order, Order kind, std::mt19937& random
     for (Fiber& fiber : fibers) fiber.started = fiber.done = false, fiber.waits = Wait::none, fiber.shuffles = 0;
     std::fill(memory.begin(), memory.end(), poison);
     for (Warp& warp : warps) std::memset(&warp, poison, sizeof warp);
+    const auto go_on = [](unsigned thread) {
+        Fiber& fiber = fibers[thread];
+        if (!fiber.done && fiber.waits == Wait::none) resume(fiber, thread);
+    };
     while (true) {
-        if (kind == shuffled) std::shuffle(order.begin(), order.end(), random);
-        for (const unsigned thread : order) {
-            Fiber& fiber = fibers[thread];
-            if (!fiber.done && fiber.waits == Wait::none) resume(fiber, thread);
+        if (kind == shuffled || kind == warps_ahead) std::shuffle(order.begin(), order.end(), random);
+        if (kind == warps_ahead) {
+            // Warp after warp, in the order of their first threads, goes as far as the block's barriers let it.
+            std::vector<bool> gone(warps.size());
+            for (const unsigned first : order) {
+                const std::size_t warp = first / 32, begin = 32 * warp, end = std::min(begin + 32, threads);
+                if (gone[warp]) continue;
+                gone[warp] = true;
+                do {
+                    for (const unsigned thread : order) {
+                        if (thread / 32 == warp) go_on(thread);
+                    }
+                } while (release(begin, end, false));
+            }
+        } else {
+            std::for_each(order.begin(), order.end(), go_on);
         }
         if (std::all_of(fibers.begin(), fibers.end(), [](const Fiber& f) { return f.done; })) break;
         bool moved = release(0, threads, true);
@@ -106,13 +123,19 @@ Outcome run_block(std::vector<unsigned>& order, Order kind, std::mt19937& random
 
 unsigned char* shared_memory() { return memory.data() + margin; }
 
-void suspend(Wait what, int detail) {
+static void suspend_at(Wait what, std::intptr_t detail) {
     Fiber& self = *running;
     const Index index = thread_index;
     self.waits = what;
     self.detail = detail;
     if (!_setjmp(self.resume)) _longjmp(scheduler, 1);
     thread_index = index;
+}
+
+void suspend(Wait what, int detail) { suspend_at(what, detail); }
+
+[[gnu::noinline]] void wait_for_block() {
+    suspend_at(Wait::block, reinterpret_cast<std::intptr_t>(__builtin_return_address(0)));
 }
 
 // Two places for each value, used in turn: a lane may be at its next shuffle while another still reads.

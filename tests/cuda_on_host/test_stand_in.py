@@ -40,14 +40,26 @@ extern "C" void toy(const void* address) {
 """
 SHARED = "memory[thread] = thread; {barrier} out[thread] = memory[threads - 1 - thread];"
 
+# What a thread of one warp has yet to read, another warp writes anew.
+AHEAD = (
+    "memory[thread] = thread; __syncthreads(); out[thread] = memory[threads - 1 - thread];"
+    "__shfl_xor_sync(0xffffffffu, thread, 1); {barrier} memory[thread] = -1;"
+)
+
 
 @pytest.mark.parametrize(
     ("body", "finding"),
     [
         (SHARED.format(barrier="__syncthreads();"), None),
         (SHARED.format(barrier=""), "orders differ"),
+        (AHEAD.format(barrier="__syncthreads();"), None),
+        (AHEAD.format(barrier=""), "orders differ"),
         ("if (thread < 8) __syncthreads(); out[thread] = 0;", "never reach"),
         ("if (thread < 8) __syncwarp(); else __syncthreads(); out[thread] = 0;", "never reach"),
+        (
+            "if (thread % 2) { __syncthreads(); out[thread] = 1; } else { out[thread] = 0; __syncthreads(); }",
+            "elsewhere",
+        ),
         ("if (thread != 5) out[thread] = __shfl_xor_sync(0xffffffffu, thread, 1);", "never reach"),
         ("out[thread] = __shfl_xor_sync(0xffffffffu, thread, thread < 32 ? 1 : 2);", None),
         ("memory[thread + 1] = thread; out[thread] = 0;", "outside the shared memory"),

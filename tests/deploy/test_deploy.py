@@ -226,6 +226,18 @@ def test_weights_are_copies() -> None:
     assert not any(value.requires_grad for value in tensors(deployed(clip(TINY))))
 
 
+def test_kernels_of_gpus_take_the_weights_as_they_lie() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from pyhar.kernels.triton.unit_product import taps_outside
+    from pyhar.kernels.triton.unit_separable import channels_inside
+
+    weights = {name: buffer for name, buffer in deploy(trained(TINY)).named_buffers() if buffer.dim() == 4}
+    assert any("depthwise" in name for name in weights)
+    for name, weight in weights.items():
+        read = channels_inside if name.endswith("depthwise") else taps_outside
+        assert read(weight).data_ptr() == weight.data_ptr(), name
+
+
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda fast: pickle.loads(pickle.dumps(fast))], ids=["copy", "pickle"]
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,10 +35,10 @@ def doubled(x: Tensor) -> list[Tensor]:
     return [2 * x]
 
 
-def twice(graphs: Graphs, name: str, x: Tensor) -> None:
+def twice(graphs: Graphs, name: str, x: Tensor, function: Callable[[Tensor], list[Tensor]] = doubled) -> None:
     """What captures, if nothing is kept."""
     for _ in range(2):
-        graphs.run(name, doubled, x)
+        graphs.run(name, function, x)
 
 
 class StandIn(Graphs):
@@ -102,6 +105,98 @@ def test_the_reason_without_graphs() -> None:
     assert "not asked for" in str(Graphs(torch.device("cuda"), wanted=False).why_not)
 
 
+def test_a_device_without_graphs_runs_as_it_is() -> None:
+    """A network is moved; what was said of its first device does not hold for the next."""
+    graphs = Graphs(torch.device("cpu"))
+    on_meta = torch.ones(3, device="meta")
+    for _ in range(3):
+        assert graphs.run("double", doubled, on_meta)[0].device.type == "meta"
+    assert not graphs._captured
+
+
+class FakeCuda:
+    """Writes down what is asked of `torch.cuda`."""
+
+    def __init__(self) -> None:
+        self.captures: list[dict[str, Any]] = []
+        self.pools = 0
+        self.now: Any = SimpleNamespace(wait_stream=lambda other: None)
+
+    def graph_pool_handle(self) -> int:
+        self.pools += 1
+        return self.pools
+
+    def graph(self, graph: Any, **options: Any) -> Any:
+        self.captures.append(options | {"device": self.device_now})
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def device(self, device: Any) -> Any:
+        self.device_now = device
+        yield
+        self.device_now = None
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    fake = FakeCuda()
+    for name in ("graph_pool_handle", "graph", "device"):
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *device: fake.now)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(wait_stream=lambda other: None))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+    return fake
+
+
+class OnGpu:
+    """As much of a tensor on the second GPU as `Graphs` looks at."""
+
+    device, shape, dtype = torch.device("cuda", 1), torch.Size((3,)), torch.float32
+
+    def stride(self) -> tuple[int, ...]:
+        return (1,)
+
+    def copy_(self, other: Any) -> OnGpu:
+        return self
+
+
+def test_captures_share_memory_on_their_network_s_gpu_beside_other_threads(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "empty_like", lambda tensor: tensor)
+    graphs, x = Graphs(torch.device("cuda")), OnGpu()
+    for name in ("one", "two"):
+        twice(graphs, name, x, lambda x: [])  # type: ignore[arg-type]
+    first, second = cuda.captures
+    assert first == second
+    assert first["device"] == x.device
+    assert first["capture_error_mode"] == "thread_local"
+    assert first["stream"] is not None
+    graphs.clear()  # PyTorch refuses memory whose graphs are all gone
+    twice(graphs, "one", x, lambda x: [])  # type: ignore[arg-type]
+    assert cuda.captures[-1]["pool"] != first["pool"]
+
+
+def test_a_stream_waits_for_the_one_before_it(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "empty_like", lambda tensor: tensor)
+    graphs, x = Graphs(torch.device("cuda")), OnGpu()
+    waits: list[tuple[str, str]] = []
+
+    def stream(name: str) -> Any:
+        return SimpleNamespace(
+            name=name, wait_stream=lambda other: waits.append((name, getattr(other, "name", "aside")))
+        )
+
+    one, other = stream("one"), stream("other")
+    cuda.now = one
+    twice(graphs, "double", x, lambda x: [])  # type: ignore[arg-type]
+    waits.clear()
+    for cuda.now in (one, other, other, one):
+        graphs.run("double", lambda x: [], x)  # type: ignore[arg-type]
+    assert waits == [("other", "one"), ("one", "other")]
+
+
 def assert_same_answers(found: SPNetOutput, expected: SPNetOutput) -> None:
     """Bit for bit."""
     for a, b in zip(
@@ -148,3 +243,20 @@ def test_graphs_give_the_answers_of_plain_calls(dtype: torch.dtype) -> None:
         assert_same_answers(graphed(frames), plain(frames))
         assert graphed.graphs.why_not is None
     assert len(graphed.graphs._captured) == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
+def test_graphs_are_captured_anew_after_other_weights_and_on_another_device() -> None:
+    model = SPNet(CONFIG).eval()
+    network, frames = deploy(model, device="cpu"), torch.rand(1, 3, 32, 32) * 2 - 1
+    for device in ("cpu", "cuda", "cpu", "cuda"):
+        network = network.to(device)
+        plain = deploy(model, device=device, graph=False)
+        for _ in range(3):
+            assert_same_answers(network(frames.to(device)), plain(frames.to(device)))
+        network.load_state_dict(plain.state_dict())
+        for _ in range(3):
+            assert_same_answers(network(frames.to(device)), plain(frames.to(device)))
+        assert network.graphs.why_not is None
+        assert len(network.graphs._captured) == 1

@@ -275,6 +275,20 @@ def test_a_file_that_answers_otherwise_is_not_put_in_place(tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_answers_are_compared_without_tf32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    true, allowed = FORMATS["torch"], []
+
+    def load(file: Path) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        return true.load(file)
+
+    monkeypatch.setitem(FORMATS, "torch", dataclasses.replace(true, load=load))
+    export_network(make(POSE), ModelMeta.default(POSE), tmp_path / "model.pt2", "torch")
+    assert allowed == [False]
+    assert torch.backends.cudnn.allow_tf32
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("format", ["onnx", "torch", "aoti"])
 def test_export_from_a_gpu(format: str, tmp_path: Path) -> None:

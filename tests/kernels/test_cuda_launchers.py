@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -15,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyhar.kernels import cuda, cuda_calls, cuda_plan, cuda_sources, cuda_variants, native, nvrtc
+from pyhar import ops
+from pyhar.kernels import cuda, cuda_calls, cuda_plan, cuda_sources, cuda_variants, native, nvrtc, triton
 from pyhar.kernels.cuda_variants import Constants, Kernel
 
 ROOT = Path(__file__).parents[2]
@@ -109,14 +112,41 @@ def test_no_tensor_of_an_empty_batch_is_launched_on() -> None:
     assert len(ran) == 1
 
 
-def test_what_is_not_served_is_said() -> None:
+def test_what_is_not_served_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = torch.zeros(1, 1, 2, 2)
     for module in (cuda, nvrtc):
         assert "cpu" in (module.why_not(on_cpu, None, None, None) or "")
+    monkeypatch.setattr(cuda, "_why_not_device", lambda device: None)
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32, shape=(1, 1, 2**20, 2**11))
+    for module in (cuda, nvrtc):
+        assert "at most 2^30 pixels, these 1048576x2048" in (module.why_not(on_gpu, None, None, None) or "")
     assert "features are bfloat16 with logits float32" in cuda._mixed("features", on_cpu.bfloat16(), on_cpu)
     if not torch.cuda.is_available():
         assert cuda.why_unusable()
         assert nvrtc.why_unusable()
+
+
+@pytest.mark.parametrize("name", ["cuda", "triton"])
+def test_a_compiler_asks_for_the_device_s_capability_once(
+    name: str, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    kernels = {"cuda": cuda, "triton": triton}[name]
+    monkeypatch.setattr(kernels, "why_unusable", lambda: None)
+    monkeypatch.setattr(kernels, "_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+
+    class Decoder(torch.nn.Module):
+        def forward(self, logits: torch.Tensor) -> torch.Tensor:
+            return ops.soft_argmax(logits, backend=name)
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        logits = torch.empty(1, 2, 3, 4, device="cuda")
+        program = torch.export.export(Decoder(), (logits,), strict=True)
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert called[0] == f"pyhar.{name}_decode.default"
+    assert not [warning for warning in recwarn if "lru_cache" in str(warning.message)]
 
 
 def test_a_missing_cupy_is_named_with_the_build_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +205,16 @@ def test_no_compiler_is_a_reason_and_not_an_error(images: Any, monkeypatch: pyte
         images.compile_images()
 
 
+def test_the_compiler_is_found_where_installers_leave_it(
+    images: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(images, "USUAL_HOME", tmp_path)
+    assert images.find_nvcc() == str(tmp_path / "bin" / "nvcc")
+
+
 def test_the_module_imports_without_a_driver_and_says_so() -> None:
     module = native.load()
     if module is None:
@@ -187,3 +227,54 @@ def test_the_module_imports_without_a_driver_and_says_so() -> None:
     if missing and sysconfig.get_platform().startswith("linux"):
         with pytest.raises((RuntimeError, ValueError)):
             module.cuda_load(0, "float")
+
+
+DRIVER = """
+#include <cstdio>
+static int mode = 0;
+extern "C" {
+int cuInit(unsigned) { return 0; }
+int cuDriverGetVersion(int* version) { *version = 13000; return 0; }
+int cuGetErrorString(int, const char** text) { *text = "as asked"; return 0; }
+int cuDeviceGet(int* device, int) { *device = 0; return 0; }
+int cuCtxGetCurrent(void** context) { *context = nullptr; return 0; }
+int cuCtxSetCurrent(void*) { return 0; }
+int cuDevicePrimaryCtxRetain(void** context, int) { *context = &mode; return 0; }
+int cuThreadExchangeStreamCaptureMode(int* other) { const int old = mode; mode = *other, *other = old; return 0; }
+int cuModuleLoadData(void**, const void*) { return 1; }
+int cuModuleGetFunction(void** found, void*, const char* name) {
+    std::printf("%s in mode %d\\n", name, mode);
+    *found = &mode;
+    return name[0] == '-';
+}
+int cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**) {
+    std::printf("launched in mode %d\\n", mode);
+    return 0;
+}
+}
+"""
+
+
+def test_a_kernel_is_loaded_although_a_stream_is_captured(tmp_path: Path) -> None:
+    if native.load() is None or shutil.which("g++") is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs the native module and g++, on Linux")
+    (tmp_path / "driver.cpp").write_text(DRIVER)
+    command = ["g++", "-shared", "-fPIC", "-w", str(tmp_path / "driver.cpp"), "-o", str(tmp_path / "libcuda.so.1")]
+    subprocess.run(command, check=True)
+    code = """
+from pyhar import _native
+found = _native.cuda_function(0, "kernel")
+_native.cuda_launch(0, found, 0, b"", 1, 32, 0)
+try:
+    _native.cuda_function(0, "-missing")
+except RuntimeError as error:
+    print(error)
+_native.cuda_launch(0, found, 0, b"", 1, 32, 0)
+"""
+    environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    # What prints through C and what prints through Python come in an order of their own.
+    assert sorted(done.stdout.splitlines()) == sorted(
+        ["kernel in mode 2", "launched in mode 0", "-missing in mode 2", "cuModuleGetFunction: as asked"]
+        + ["launched in mode 0"]
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -153,6 +156,20 @@ def test_depthwise_tiles_hold_the_same_number_of_values(rows: int, columns: int)
     assert tile.rows == min(4, rows)
     assert tile.columns * tile.channels == 1024
     assert tile.columns <= 16
+
+
+def test_no_device_function_makes_a_none() -> None:
+    """Triton 3.6 does not compile one that may return it."""
+    for file in sorted(Path(backend.__file__).parent.glob("*.py")):
+        for function in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(function, ast.FunctionDef) or "device_function" not in map(
+                ast.unparse, function.decorator_list
+            ):
+                continue
+            made = [node.value for node in ast.walk(function) if isinstance(node, (ast.Assign, ast.Return))]
+            assert not [value for value in made if isinstance(value, ast.Constant) and value.value is None], (
+                function.name
+            )
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Every backend that this machine can run."""
     if request.param == "cuda" and not GPU:
         monkeypatch.setitem(compiled.KERNELS, "cuda", host)
-        monkeypatch.setattr(host, "order", "shuffled")  # what a missing barrier would let go wrong, does
+        monkeypatch.setattr(host, "order", "warps ahead")  # what a missing barrier would let go wrong, does
     return request.param
 
 

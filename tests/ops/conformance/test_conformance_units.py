@@ -227,8 +227,8 @@ class Wrapped(torch.nn.Module):
 
 def test_compilers_and_transforms_get_plain_pytorch(unit_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     call = Call("separable_unit", Sizes(shortcut=True), torch.float32, device_of(unit_backend))
-    # As if it were the first choice for these tensors, wherever they live.
-    monkeypatch.setitem(dispatch.BACKENDS, unit_backend, None)
+    # As if it were made for these tensors, wherever they live.
+    monkeypatch.setitem(dispatch.BACKENDS, unit_backend, call.x.device.type)
 
     def unit(x: Tensor) -> Tensor:
         return ops.separable_unit(x, *call.norm, *call.weights, **call.options)

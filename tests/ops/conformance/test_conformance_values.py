@@ -107,9 +107,12 @@ def test_grids_and_confidences(grid: str, confidence: str, layout: str, backend:
     "beta", [0.25, 4, 0.0, -1.5, torch.tensor(2.5), torch.tensor(0.0), torch.tensor([0.5, 0.0, -2.0])], ids=str
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("operator", ["decode_pose_and_appearance", "spatial_softmax", "pool_appearance"])
-def test_beta(operator: str, beta: Any, dtype: torch.dtype, backend: str, make_inputs: Any, device: str) -> None:
-    inputs = make_inputs(dtype=dtype)
+def test_beta(
+    operator: str, layout: str, beta: Any, dtype: torch.dtype, backend: str, make_inputs: Any, device: str
+) -> None:
+    inputs = make_inputs(dtype=dtype, layout=layout)
     inputs.logits[inputs.logits > 4] = -torch.inf  # a mask stays a mask for every beta
     if isinstance(beta, torch.Tensor):
         beta = beta.to(device, dtype, copy=True).requires_grad_()
