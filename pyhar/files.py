@@ -60,7 +60,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write `content`, atomically."""
     with atomic(path) as temporary:
         temporary.write_bytes(content)

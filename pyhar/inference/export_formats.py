@@ -108,7 +108,7 @@ def _write_torch(program: Program, path: Path) -> None:
     content = io.BytesIO()  # written to a full disk directly, it aborts the process
     with _silence():
         torch.export.save(exported, content, extra_files={DESCRIPTION_FILE: description})
-    path.write_bytes(content.getbuffer())
+    path.write_bytes(content.getvalue())  # shares the memory; freeing a view of it crashes Python 3.12.1
 
 
 def _load_torch(path: Path) -> Run:

@@ -99,7 +99,7 @@ def save_checkpoint(
     }
     content = io.BytesIO()  # torch.save does not say that a disk is full
     torch.save(state, content)
-    write_bytes(path, content.getbuffer())
+    write_bytes(path, content.getvalue())  # shares the memory; freeing a view of it crashes Python 3.12.1
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
