@@ -15,47 +15,9 @@
 #include "cpu/recording.h"
 #include "cuda/driver.h"
 #include "cuda/images.h"
+#include "tensors.h"
 
 namespace py = pybind11;
-
-namespace pybind11 {
-namespace detail {
-
-// A tensor: None, or a tuple (address, type, strides in elements) with the type 0 float16, 1 bfloat16, 2 float32,
-// 3 float64. Missing strides at the end are 0.
-template <>
-struct type_caster<pyhar::Map> {
-    PYBIND11_TYPE_CASTER(pyhar::Map, const_name("tuple[int, int, tuple[int, ...]] | None"));
-
-    bool load(handle source, bool) {
-        if (source.is_none()) return true;
-        PyObject* t = source.ptr();
-        if (!PyTuple_Check(t) || PyTuple_GET_SIZE(t) != 3) return false;
-        PyObject* strides = PyTuple_GET_ITEM(t, 2);
-        const long type = PyLong_AsLong(PyTuple_GET_ITEM(t, 1));
-        if (!PyTuple_Check(strides) || PyTuple_GET_SIZE(strides) > 4 || type < 0 || type > 3) return failed();
-        value.data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(t, 0));
-        value.type = static_cast<pyhar::Type>(type);
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(strides); ++i) {
-            value.stride[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(strides, i));
-        }
-        return !failed_already();
-    }
-
-private:
-    static bool failed_already() {
-        if (PyErr_Occurred() == nullptr) return false;
-        PyErr_Clear();
-        return true;
-    }
-    static bool failed() {
-        PyErr_Clear();
-        return false;
-    }
-};
-
-}  // namespace detail
-}  // namespace pybind11
 
 namespace {
 
@@ -103,66 +65,63 @@ using Address = std::uintptr_t;
 
 void* pointer(Address address) { return reinterpret_cast<void*>(address); }
 
-pyhar::Problem problem(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& logits,
-                       const pyhar::Map& features, const pyhar::Map& depth, const pyhar::Map& beta, double scale,
-                       const std::array<double, 4>& grid, bool window, Address stats) {
+using Tensor = pyhar::TensorArgument;
+using Memory = pyhar::MemoryArgument;
+
+pyhar::Problem problem(const Tensor& logits, const Tensor& features, const Tensor& depth, const Tensor& beta,
+                       double scale, const std::array<double, 4>& grid, bool window, Memory stats) {
     pyhar::Problem p;
-    p.size = {size[0], size[1], size[2], size[3], size[4]};
-    p.wide = wide;
-    p.logits = logits, p.features = features, p.depth = depth, p.beta = beta;
+    p.size = {logits.shape[0], logits.shape[1], features.shape[1], logits.shape[2], logits.shape[3]};
+    for (const Tensor* maps : {&logits, &features, &depth}) p.wide |= maps->map && maps->map.type == pyhar::Type::f64;
+    p.logits = logits.map, p.features = features.map, p.depth = depth.map, p.beta = beta.map;
     p.scale = scale;
     for (int i = 0; i < 4; ++i) p.grid[i] = grid[i];
     p.window = window;
-    p.stats = pointer(stats);
+    p.stats = stats.data;
     return p;
 }
 
-void cpu_forward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& logits,
-                 const pyhar::Map& features, const pyhar::Map& depth, const pyhar::Map& beta, double scale,
-                 const std::array<double, 4>& grid, bool window, Address stats, Address xy, Address z,
-                 Address confidence, const pyhar::Map& appearance, const pyhar::Map& probs) {
-    const auto p = problem(size, wide, logits, features, depth, beta, scale, grid, window, stats);
+void cpu_forward(const Tensor& logits, const Tensor& features, const Tensor& depth, const Tensor& beta, double scale,
+                 const std::array<double, 4>& grid, bool window, Memory stats, Memory xy, Memory z, Memory confidence,
+                 const Tensor& appearance, const Tensor& probs) {
+    const auto p = problem(logits, features, depth, beta, scale, grid, window, stats);
+    if (p.size.batch == 0) return;
     pyhar::ForwardOutputs out;
-    out.xy = pointer(xy), out.z = pointer(z), out.confidence = pointer(confidence);
-    out.appearance = appearance, out.probs = probs;
+    out.xy = xy.data, out.z = z.data, out.confidence = confidence.data;
+    out.appearance = appearance.map, out.probs = probs.map;
     const auto forward = pyhar::kernels().forward;
     const py::gil_scoped_release free;
     pyhar::perform([=] { forward(p, out); });
 }
 
-void cpu_backward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& logits,
-                  const pyhar::Map& features, const pyhar::Map& depth, const pyhar::Map& beta, double scale,
-                  const std::array<double, 4>& grid, bool window, Address stats, Address xy, Address z,
-                  const pyhar::Map& probs, Address g_xy, Address g_z, Address g_confidence,
-                  const pyhar::Map& g_appearance, const pyhar::Map& g_probs,
-                  const pyhar::Map& d_logits, const pyhar::Map& d_features, const pyhar::Map& d_depth, Address d_beta) {
-    const auto p = problem(size, wide, logits, features, depth, beta, scale, grid, window, stats);
+void cpu_backward(const Tensor& logits, const Tensor& features, const Tensor& depth, const Tensor& beta, double scale,
+                  const std::array<double, 4>& grid, bool window, Memory stats, Memory xy, Memory z,
+                  const Tensor& probs, Memory g_xy, Memory g_z, Memory g_confidence, const Tensor& g_appearance,
+                  const Tensor& g_probs, const Tensor& d_logits, const Tensor& d_features, const Tensor& d_depth,
+                  Memory d_beta) {
+    const auto p = problem(logits, features, depth, beta, scale, grid, window, stats);
+    if (p.size.batch == 0) return;
     pyhar::Gradients out;
-    out.xy = pointer(xy), out.z = pointer(z), out.probs = probs;
-    out.g_xy = pointer(g_xy), out.g_z = pointer(g_z), out.g_confidence = pointer(g_confidence);
-    out.g_appearance = g_appearance, out.g_probs = g_probs;
-    out.logits = d_logits, out.features = d_features, out.depth = d_depth, out.beta = pointer(d_beta);
+    out.xy = xy.data, out.z = z.data, out.probs = probs.map;
+    out.g_xy = g_xy.data, out.g_z = g_z.data, out.g_confidence = g_confidence.data;
+    out.g_appearance = g_appearance.map, out.g_probs = g_probs.map;
+    out.logits = d_logits.map, out.features = d_features.map, out.depth = d_depth.map, out.beta = d_beta.data;
     const auto& kernels = pyhar::kernels();
     const py::gil_scoped_release free;
     kernels.backward(p, out);
 }
 
-pyhar::DepthwiseConv depthwise_conv(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& x,
-                                    const pyhar::Map& weight) {
+// The gradients of weights, contiguous (C, 1, k, k), and of maps.
+void cpu_depthwise_backward(const Tensor& x, const Tensor& weight, const Tensor& g, const Tensor& d_x,
+                            const Tensor& d_weight) {
     pyhar::DepthwiseConv conv;
-    conv.batch = size[0], conv.channels = size[1], conv.rows = size[2], conv.columns = size[3], conv.kernel = size[4];
-    conv.wide = wide;
-    conv.x = x, conv.weight = weight;
-    return conv;
-}
-
-void cpu_depthwise_backward(const std::array<std::int64_t, 5>& size, bool wide, const pyhar::Map& x,
-                            const pyhar::Map& weight, const pyhar::Map& g, const pyhar::Map& d_x,
-                            const pyhar::Map& d_weight) {
-    const auto conv = depthwise_conv(size, wide, x, weight);
+    conv.batch = x.shape[0], conv.channels = x.shape[1], conv.rows = x.shape[2], conv.columns = x.shape[3];
+    conv.kernel = weight.shape[3];
+    conv.wide = x.map.type == pyhar::Type::f64;
+    conv.x = x.map, conv.weight = weight.map;
     const auto& kernels = pyhar::kernels();
     const py::gil_scoped_release free;
-    kernels.depthwise_backward(conv, g, d_x, d_weight);
+    kernels.depthwise_backward(conv, g.map, d_x.map, d_weight.map);
 }
 
 pyhar::Unit unit(const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift, Address weight,

@@ -41,7 +41,11 @@ def instruction_set() -> str | None:
     return None if why_unusable() is not None else entry("cpu_isa")()
 
 
-_recording = threading.local()
+class _Recording(threading.local):
+    memory: dict[int, torch.UntypedStorage] | None = None
+
+
+_recording = _Recording()
 
 
 @contextmanager
@@ -57,7 +61,7 @@ def keeping() -> Iterator[dict[int, torch.UntypedStorage]]:
 
 def keep(*tensors: Tensor | None) -> None:
     """Say that a launch is given the addresses of these tensors."""
-    memory = getattr(_recording, "memory", None)
+    memory = _recording.memory
     if memory is not None:
         storages = (tensor.untyped_storage() for tensor in tensors if tensor is not None)
         memory.update((storage.data_ptr(), storage) for storage in storages)

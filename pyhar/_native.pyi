@@ -1,6 +1,8 @@
 """The native module built from csrc/; it may be absent. Ask `pyhar.kernels.native.load()` for it."""
 
-from typing import TypeAlias, TypedDict
+from typing import TypedDict
+
+from torch import Tensor
 
 class BuildInfo(TypedDict):
     version: str
@@ -9,9 +11,6 @@ class BuildInfo(TypedDict):
     openmp: bool
     cuda_toolkit: int
 
-# A tensor: address, type (0 float16, 1 bfloat16, 2 float32, 3 float64), strides in elements.
-Map: TypeAlias = tuple[int, int, tuple[int, ...]]
-
 def build_info() -> BuildInfo: ...
 def cpu_features() -> list[str]: ...
 def cpu_isa() -> str: ...
@@ -19,61 +18,48 @@ def cpu_isas() -> list[str]: ...
 def use_cpu_isa(name: str, /) -> None: ...
 def max_threads() -> int: ...
 
-# Sizes are (B, J, C, Y, X); addresses are 0 where there is nothing; what they are is in pyhar/kernels/__init__.py.
+# What the tensors are is in pyhar/kernels/__init__.py.
 def cpu_forward(
-    size: tuple[int, int, int, int, int],
-    wide: bool,
-    logits: Map,
-    features: Map | None,
-    depth: Map | None,
-    beta: Map | None,
+    logits: Tensor,
+    features: Tensor | None,
+    depth: Tensor | None,
+    beta: Tensor | None,
     scale: float,
     grid: tuple[float, float, float, float],
     window: bool,
-    stats: int,
-    xy: int,
-    z: int,
-    confidence: int,
-    appearance: Map | None,
-    probs: Map | None,
+    stats: Tensor | None,
+    xy: Tensor | None,
+    z: Tensor | None,
+    confidence: Tensor | None,
+    appearance: Tensor | None,
+    probs: Tensor | None,
     /,
 ) -> None: ...
 def cpu_backward(
-    size: tuple[int, int, int, int, int],
-    wide: bool,
-    logits: Map,
-    features: Map | None,
-    depth: Map | None,
-    beta: Map | None,
+    logits: Tensor,
+    features: Tensor | None,
+    depth: Tensor | None,
+    beta: Tensor | None,
     scale: float,
     grid: tuple[float, float, float, float],
     window: bool,
-    stats: int,
-    xy: int,
-    z: int,
-    probs: Map | None,
-    g_xy: int,
-    g_z: int,
-    g_confidence: int,
-    g_appearance: Map | None,
-    g_probs: Map | None,
-    d_logits: Map | None,
-    d_features: Map | None,
-    d_depth: Map | None,
-    d_beta: int,
+    stats: Tensor | None,
+    xy: Tensor | None,
+    z: Tensor | None,
+    probs: Tensor | None,
+    g_xy: Tensor | None,
+    g_z: Tensor | None,
+    g_confidence: Tensor | None,
+    g_appearance: Tensor | None,
+    g_probs: Tensor | None,
+    d_logits: Tensor | None,
+    d_features: Tensor | None,
+    d_depth: Tensor | None,
+    d_beta: Tensor | None,
     /,
 ) -> None: ...
-
-# A size is (B, C, Y, X, k).
 def cpu_depthwise_backward(
-    size: tuple[int, int, int, int, int],
-    wide: bool,
-    x: Map,
-    weight: Map,
-    g: Map,
-    d_x: Map | None,
-    d_weight: Map | None,
-    /,
+    x: Tensor, weight: Tensor, g: Tensor, d_x: Tensor | None, d_weight: Tensor | None, /
 ) -> None: ...
 def cpu_has_bfloat16_units() -> bool: ...
 def cpu_has_int8_units() -> bool: ...

@@ -13,6 +13,7 @@ PyTorch definition, so second derivatives are right, at its speed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -52,12 +53,14 @@ def add_backend(backend: str, kernels: ModuleType) -> None:
     decode = _decode(backend)
     register_backend(backend, lambda: KERNELS[backend].why_unusable())
 
-    def join(operator: str, function: Callable[..., Any], tensors: Callable[..., tuple[Any, ...]]) -> None:
-        def why_not(*args: Any) -> str | None:
-            *maps, beta = tensors(*args)
-            return KERNELS[backend].why_not(*maps, beta if isinstance(beta, Tensor) else None)
+    def join(operator: str, function: Callable[..., Any], maps: Callable[..., tuple[Tensor | None, ...]]) -> None:
+        """`maps(*args)`: logits, features and depth logits among the operator's arguments, and beta."""
 
-        register(operator, backend, function, why_not)
+        def why_not(*args: Any) -> str | None:
+            logits, features, depth, beta = maps(*args)
+            return KERNELS[backend].why_not(logits, features, depth, beta if isinstance(beta, Tensor) else None)
+
+        register(operator, backend, function, why_not, whatever_is_here=backend == "cpu")
 
     join(
         "spatial_softmax",
@@ -194,12 +197,6 @@ class _Maps(NamedTuple):
     confidence: str | None
     normalised: bool
 
-    def shared(self, stats: Tensor | None) -> tuple[Any, ...]:
-        """The arguments that both launchers share."""
-        x, y = self.logits.shape[-1], self.logits.shape[-2]
-        lines = (1.0, 0.0, 1.0, 0.0) if self.grid is None else (*line(self.grid, x), *line(self.grid, y))
-        return *self[:5], lines, self.confidence == "window", stats
-
     def definition(self) -> tuple[Tensor | None, ...]:
         """Return xy, z, confidence and appearance, each None where not asked for, in plain PyTorch."""
         logits, features, depth_logits, beta, scale, grid, confidence, normalised = self
@@ -217,43 +214,70 @@ _INPUTS = 4  # tensors that begin _Maps
 _OPTIONS = len(_Maps._fields) - _INPUTS
 
 
+@functools.lru_cache(1024)
+def _lines(grid: str | None, y: int, x: int) -> tuple[float, float, float, float]:
+    """Return the grid as kernels take it."""
+    return (1.0, 0.0, 1.0, 0.0) if grid is None else (*line(grid, x), *line(grid, y))
+
+
 def _decode(backend: str) -> Callable[..., tuple[Any, ...]]:
-    def allocate(*args: Any) -> tuple[Tensor | None, ...]:
-        logits, features, depth_logits, _, _, grid, confidence, normalised = args
+    # What follows is written out, with few calls: once a kernel has filled the caches, each function that is called in
+    # Python costs a microsecond or two.
+    def allocate(
+        logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None, scale: float,
+        grid: str | None, confidence: str | None, normalised: bool,
+    ) -> tuple[Tensor | None, ...]:  # fmt: skip
         dtype = computing_type(logits, features, depth_logits)
+        b, j = logits.shape[:2]
         return (
-            None if grid is None else _per_plane(logits, dtype, 2),
-            None if depth_logits is None else _per_plane(logits, dtype),
-            None if confidence is None else _per_plane(logits, dtype),
-            None if features is None else _per_plane(logits, features.dtype, features.shape[1]),
-            None if normalised else _per_plane(logits, dtype, 2),
+            None if grid is None else logits.new_empty((b, j, 2), dtype=dtype),
+            None if depth_logits is None else logits.new_empty((b, j), dtype=dtype),
+            None if confidence is None else logits.new_empty((b, j), dtype=dtype),
+            None if features is None else features.new_empty((b, j, features.shape[1])),
+            None if normalised else logits.new_empty((b, j, 2), dtype=dtype),
         )
 
-    def forward(*args: Any) -> tuple[Tensor | None, ...]:
-        out = allocate(*args)
-        KERNELS[backend].decode_forward(*_Maps(*args).shared(out[4]), *out[:4])
+    def forward(
+        logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None, scale: float,
+        grid: str | None, confidence: str | None, normalised: bool,
+    ) -> tuple[Tensor | None, ...]:  # fmt: skip
+        out = allocate(logits, features, depth_logits, beta, scale, grid, confidence, normalised)
+        xy, z, c, appearance, stats = out
+        _, _, y, x = logits.shape
+        KERNELS[backend].decode_forward(
+            logits, features, depth_logits, beta, scale, _lines(grid, y, x), confidence == "window", stats,
+            xy, z, c, appearance,
+        )  # fmt: skip
         return out
 
-    def allocate_backward(*args: Any) -> tuple[Tensor | None, ...]:
-        (logits, features, depth_logits), needs = args[:3], args[-1]
+    def allocate_backward(
+        logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, *others: Any
+    ) -> tuple[Tensor | None, ...]:
+        needs = others[-1]
         return (
             torch.empty_like(logits) if needs[0] else None,
-            torch.empty_like(features) if needs[1] else None,
-            torch.empty_like(depth_logits) if needs[2] else None,
+            torch.empty_like(features) if needs[1] and features is not None else None,
+            torch.empty_like(depth_logits) if needs[2] and depth_logits is not None else None,
             _per_plane(logits, computing_type(logits, features, depth_logits)) if needs[3] else None,
         )
 
-    def backward(*args: Any) -> tuple[Tensor | None, ...]:
-        maps = _Maps(*args[: len(_Maps._fields)])
-        stats, xy, z, *upstream, _ = args[len(_Maps._fields) :]
-        out = allocate_backward(*args)
+    def backward(
+        logits: Tensor, features: Tensor | None, depth_logits: Tensor | None, beta: Tensor | None, scale: float,
+        grid: str | None, confidence: str | None, normalised: bool, stats: Tensor | None, xy: Tensor | None,
+        z: Tensor | None, g_xy: Tensor | None, g_z: Tensor | None, g_confidence: Tensor | None,
+        g_appearance: Tensor | None, needs: Sequence[bool],
+    ) -> tuple[Tensor | None, ...]:  # fmt: skip
+        out = allocate_backward(logits, features, depth_logits, needs)
+        _, _, y, x = logits.shape
         KERNELS[backend].decode_backward(
-            *maps.shared(None if maps.normalised else stats),
-            xy,
-            z,
-            *[None if g is None else g.contiguous() for g in upstream],
+            logits, features, depth_logits, beta, scale, _lines(grid, y, x), confidence == "window",
+            None if normalised else stats, xy, z,
+            None if g_xy is None else g_xy.contiguous(),
+            None if g_z is None else g_z.contiguous(),
+            None if g_confidence is None else g_confidence.contiguous(),
+            None if g_appearance is None else g_appearance.contiguous(),
             *out,
-        )
+        )  # fmt: skip
         return out
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:

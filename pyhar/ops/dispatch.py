@@ -12,9 +12,9 @@ serve that call. Probe and `can_serve` are asked at every call: they must be che
 not wait for a device. `pyhar.ops.compiled` does all this for a module of kernels.
 
 The backend of a call: the argument `backend`, else the one asked for by `use_backend`, else by the environment variable
-PYHAR_BACKEND, else the first of `BACKENDS` that is made for the tensors' device and can serve it. A backend that was
-asked for and cannot serve the call is an error. Forward-mode derivatives, `torch.jit.trace` and transforms of
-`torch.func` inside `torch.compile` know "eager" alone.
+PYHAR_BACKEND (read when pyhar is imported), else the first of `BACKENDS` that is made for the tensors' device and can
+serve it. A backend that was asked for and cannot serve the call is an error. Forward-mode derivatives,
+`torch.jit.trace` and transforms of `torch.func` inside `torch.compile` know "eager" alone.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Implementation(NamedTuple):
 
     function: Callable[..., Any]
     can_serve: Callable[..., str | None]
+    whatever_is_here: bool
+    """whether it can serve every call with tensors on the device it is made for"""
 
 
 def _always(*args: object) -> None:
@@ -52,8 +54,9 @@ def _always(*args: object) -> None:
 _probes: dict[str, Probe] = {"eager": _always}
 _operators: dict[str, dict[str, Implementation]] = {}  # operator -> backend, fastest first -> implementation
 # A plain global: torch.compile guards on it, and so compiles anew when it changes. It does not see changes of a context
-# variable.
-_asked: str | None = None
+# variable. The environment is read once: at every call that would cost more than all else here.
+_FROM_ENVIRONMENT = os.environ.get("PYHAR_BACKEND") or None
+_asked = _FROM_ENVIRONMENT
 
 
 def register_backend(backend: str, probe: Probe) -> None:
@@ -63,11 +66,15 @@ def register_backend(backend: str, probe: Probe) -> None:
 
 
 def register(
-    operator: str, backend: str, function: Callable[..., Any], can_serve: Callable[..., str | None] = _always
+    operator: str,
+    backend: str,
+    function: Callable[..., Any],
+    can_serve: Callable[..., str | None] = _always,
+    whatever_is_here: bool = False,
 ) -> None:
-    """Add the implementation of `operator` by `backend`."""
+    """Add the implementation of `operator` by `backend`; arguments as the fields of `Implementation`."""
     _check_name(backend)
-    others = _operators.get(operator, {}) | {backend: Implementation(function, can_serve)}
+    others = _operators.get(operator, {}) | {backend: Implementation(function, can_serve, whatever_is_here)}
     _operators[operator] = {name: others[name] for name in BACKENDS if name in others}
 
 
@@ -94,7 +101,7 @@ def use_backend(backend: str) -> Iterator[None]:
 
 def asked_backend() -> str | None:
     """Return the backend asked for by `use_backend`, else by PYHAR_BACKEND, or None."""
-    return _asked if _asked is not None else os.environ.get("PYHAR_BACKEND") or None
+    return _asked
 
 
 def is_traced() -> bool:
@@ -118,6 +125,8 @@ def are_plain(values: Iterable[Any]) -> bool:
     that PyTorch has put off does not.
     """
     for value in values:
+        if value is None:
+            continue
         kind = type(value)
         if kind in _TENSORS:
             if not torch._C._has_storage(value) or value.is_neg():
@@ -141,25 +150,26 @@ def run(operator: str, backend: str | None, *args: Any) -> Any:
         UserError: the backend asked for does not exist or cannot serve the call.
     """
     function = _select(operator, backend, args)
-    device: torch.device = args[0].device
-    if autocast_type(device) is not None:  # it would take products of float32 tensors in half precision
-        with torch.autocast(device.type, enabled=False):
-            return function(*args)
+    if torch._C._is_any_autocast_enabled():  # it would take products of float32 tensors in half precision
+        device: torch.device = args[0].device
+        if autocast_type(device) is not None:
+            with torch.autocast(device.type, enabled=False):
+                return function(*args)
     return function(*args)
 
 
 def _select(operator: str, backend: str | None, args: tuple[Any, ...]) -> Callable[..., Any]:
     implementations = _operators[operator]
-    asked, kind = backend if backend is not None else _asked, "backend"
+    asked = backend if backend is not None else _asked
     if asked is None:
-        asked, kind = os.environ.get("PYHAR_BACKEND") or None, "PYHAR_BACKEND"
-    if asked is None:
-        here = args[0].device.type
-        others = implementations.items() if _needs_eager(torch.compiler.is_compiling()) is None else ()
-        for name, implementation in others:
-            if BACKENDS[name] == here and _unusable(name) is None and implementation.can_serve(*args) is None:
-                return implementation.function
+        if _needs_eager(torch.compiler.is_compiling()) is None:
+            here = "cpu" if args[0].is_cpu else args[0].device.type
+            for name, implementation in implementations.items():
+                serves = BACKENDS[name] == here and _unusable(name) is None
+                if serves and (implementation.whatever_is_here or implementation.can_serve(*args) is None):
+                    return implementation.function
         return implementations["eager"].function
+    kind = "PYHAR_BACKEND" if backend is None and asked is _FROM_ENVIRONMENT else "backend"
     _check_name(asked, kind)
     reason = _refusal(operator, asked, args)
     if reason is not None:

@@ -82,16 +82,16 @@ def define(
             return overload(*args)
         if torch._C._are_functorch_transforms_active():
             return Transformed.apply(*args)
-        if is_traced():
-            return overload(*args)  # traced, or fake
-        if not are_plain(args):
+        if is_traced() or not are_plain(args):  # traced, or fake
             return overload(*args)
         if forward_ad._current_level >= 0 and any(isinstance(a, Tensor) and _has_tangent(a) for a in args):
             raise NotImplementedError(
                 f"pyhar::{name} has no forward-mode derivative; call its operator with backend='eager'"
             )
-        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-            return apply(*args)
+        if torch.is_grad_enabled():
+            for value in args:
+                if isinstance(value, Tensor) and value.requires_grad:
+                    return apply(*args)
         return function(*args)
 
     return call

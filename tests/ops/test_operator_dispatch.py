@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,8 +21,14 @@ H = torch.zeros(1, 2, 3, 4)
 CHOICES: dict[str, Any] = {
     "argument": lambda name, monkeypatch: ops.soft_argmax(H, backend=name),
     "context": lambda name, monkeypatch: call_inside(name),
-    "environment": lambda name, monkeypatch: (monkeypatch.setenv("PYHAR_BACKEND", name), ops.soft_argmax(H))[1],
+    "environment": lambda name, monkeypatch: (ask_from_outside(name, monkeypatch), ops.soft_argmax(H))[1],
 }
+
+
+def ask_from_outside(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if PYHAR_BACKEND had been `name` when pyhar was imported."""
+    monkeypatch.setattr(dispatch, "_FROM_ENVIRONMENT", name)
+    monkeypatch.setattr(dispatch, "_asked", name)
 
 
 def call_inside(name: str) -> Tensor:
@@ -31,7 +38,7 @@ def call_inside(name: str) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def no_choice_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYHAR_BACKEND", raising=False)
+    ask_from_outside(None, monkeypatch)
 
 
 @pytest.fixture
@@ -115,15 +122,23 @@ def test_a_call_that_the_backend_asked_for_cannot_serve(cpu_for_small_batches: l
 def test_the_argument_beats_the_context_and_the_context_the_environment(
     cpu_for_small_batches: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYHAR_BACKEND", "cuda")
+    ask_from_outside("cuda", monkeypatch)
     with ops.use_backend("eager"):
         assert (ops.soft_argmax(H) == 0.5).all()
         assert (ops.soft_argmax(H, backend="cpu") == 7).all()
         with ops.use_backend("cpu"):
             assert (ops.soft_argmax(H) == 7).all()
         assert (ops.soft_argmax(H) == 0.5).all()
-    monkeypatch.setenv("PYHAR_BACKEND", "")
+    ask_from_outside(None, monkeypatch)
     assert (ops.soft_argmax(H) == 7).all()
+
+
+@pytest.mark.parametrize(("value", "asked"), [("eager", "eager"), ("", None)])
+def test_the_environment_is_read_when_pyhar_is_imported(value: str, asked: str | None) -> None:
+    code = "from pyhar.ops import dispatch; print(repr(dispatch.asked_backend()))"
+    environment = os.environ | {"PYHAR_BACKEND": value}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == repr(asked)
 
 
 @pytest.mark.parametrize("function", [torch.func.jvp, "dual"], ids=["torch.func", "dual tensors"])
