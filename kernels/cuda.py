@@ -108,12 +108,19 @@ def _function(device: int, launch: Launch) -> int:
 
 def _run(plan: Plan, parameters: bytes, device: torch.device) -> None:
     index = device.index
-    launch_kernel = _native().cuda_launch
+    if torch.cuda.current_device() == index:
+        return _queue(plan, parameters, index)
     with torch.cuda.device(index):
-        stream = torch.cuda.current_stream(index).cuda_stream
-        for launch in plan.launches:
-            function = _functions.get((index, launch.kernel.name)) or _function(index, launch)
-            launch_kernel(index, function, stream, parameters, launch.blocks, launch.threads, launch.shared_bytes)
+        _queue(plan, parameters, index)
+
+
+def _queue(plan: Plan, parameters: bytes, index: int) -> None:
+    """Queue the launches on the current stream of the current device, which is `index`."""
+    launch_kernel = _native().cuda_launch
+    stream = torch._C._cuda_getCurrentRawStream(index)  # half the time of torch.cuda.current_stream
+    for launch in plan.launches:
+        function = _functions.get((index, launch.kernel.name)) or _function(index, launch)
+        launch_kernel(index, function, stream, parameters, launch.blocks, launch.threads, launch.shared_bytes)
 
 
 _calls = calls(_run, exact=False)

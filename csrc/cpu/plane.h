@@ -98,10 +98,12 @@ struct Exponentials {
 
     PYHAR_INLINE Vec<T> below(Vec<T> logits) const { return logits - m; }
 
-    PYHAR_INLINE Vec<T> operator()(Vec<T> logits) const {
+    PYHAR_INLINE Vec<T> operator()(Vec<T> logits) const { return of(logits, positive); }
+
+    PYHAR_INLINE Vec<T> of(Vec<T> logits, bool beta_is_positive) const {
         const Vec<T> t = below(logits);
         const Vec<T> e = exp2_nonpositive<T>(rate * t);
-        if (positive) return e;
+        if (beta_is_positive) return e;
         return t == splat<T>(-infinity<T>) ? Vec<T>{} : e;
     }
 };
@@ -275,8 +277,9 @@ T dot(const T* a, const T* b, std::int64_t pixels) {
     return total;
 }
 
-// The gradients of a plane whose sums are known.
-template <class T, bool compute_e, bool deep>
+// The gradients of a plane whose sums are known. `usual`: of logits by softmax with positive beta, through the
+// coordinates, without s; known when compiling, since a loop that asked for each vector would take a third longer.
+template <class T, bool compute_e, bool deep, bool usual>
 void write_gradients(const PlaneGradient<T>& given) {
     const PlaneGradient<T> g = given;  // in registers: for all the compiler knows, what is stored may lie over `given`
     const std::int64_t pixels = g.rows * g.columns;
@@ -284,6 +287,8 @@ void write_gradients(const PlaneGradient<T>& given) {
     // With softmax the largest e is exp(0).
     const T peak = !peaked ? T(0) : g.softmax ? T(1) : largest<T>(g.e, pixels);
     const Exponentials<T> exponentials(g.beta, g.m);
+    const bool positive = usual || exponentials.positive, placed = usual || g.placed, softmax = usual || g.softmax;
+    const bool to_logits = usual || g.d_logits != nullptr, to_beta = !usual && g.d_beta != nullptr;
     const Vec<T> g_x = splat<T>(g.g_x), g_y = splat<T>(g.g_y), g_z = splat<T>(g.g_z), scaled = splat<T>(g.g_z * g.r);
     const Vec<T> x = splat<T>(g.x), y = splat<T>(g.y), z = splat<T>(g.z), s_mean = splat<T>(g.s_mean);
     const Vec<T> least = splat<T>(peaked && g.softmax ? -g.g_confidence * g.r : T(0));  // where there is no peak
@@ -298,15 +303,15 @@ void write_gradients(const PlaneGradient<T>& given) {
         Vec<T> sum{};
         each_vector<T>(begin, end, [&](std::int64_t i, std::int64_t n) {
             Vec<T> logits{}, e{};
-            if (compute_e || g.d_beta != nullptr) logits = load_some<T>(g.logits + i, n, -infinity<T>);
+            if (compute_e || to_beta) logits = load_some<T>(g.logits + i, n, -infinity<T>);
             if constexpr (compute_e) {
-                e = exponentials(logits);
+                e = exponentials.of(logits, positive);
             } else if (weighted) {
                 e = load_some<T>(g.e + i, n, beyond);
             }
             Vec<T> s = least;
-            if (g.s != nullptr) s += load_some<T>(g.s + i, n, T(0)) - s_mean;
-            if (g.placed) {
+            if (!usual && g.s != nullptr) s += load_some<T>(g.s + i, n, T(0)) - s_mean;
+            if (placed) {
                 s += g_x * (load<T>(g.grid.x + i) - x);
                 s += g_y * (load<T>(g.grid.y + i) - y);
             }
@@ -315,7 +320,7 @@ void write_gradients(const PlaneGradient<T>& given) {
                 s += g_z * (d.value - z);
                 if (g.d_depth != nullptr) store_some<T>(g.d_depth + i, scaled * e * d.slope, n);
             }
-            if (g.d_beta != nullptr) {
+            if (to_beta) {
                 const Vec<T> tq = exponentials.below(logits) * (e * r * s);
                 sum += e == Vec<T>{} ? Vec<T>{} : tq;  // a pixel without weight may be masked: t infinite
             }
@@ -324,12 +329,12 @@ void write_gradients(const PlaneGradient<T>& given) {
                 if (any_equal<T>(e, top)) {
                     first = first < i ? first : i, last = i;
                     ties += sum_lanes<T>(e == top ? splat<T>(1) : Vec<T>{});
-                    if (g.d_beta != nullptr) {
+                    if (to_beta) {
                         t_of_peaks += sum_lanes<T>(e == top ? exponentials.below(logits) : Vec<T>{});
                     }
                 }
             }
-            if (g.d_logits != nullptr) store_some<T>(g.d_logits + i, g.softmax ? rate * e * s : s, n);
+            if (to_logits) store_some<T>(g.d_logits + i, softmax ? rate * e * s : s, n);
         });
         d_beta += sum_lanes<T>(sum);
     }
@@ -362,11 +367,15 @@ void plane_backward(PlaneGradient<T> g) {
         g.s = g.s_own;
     }
     if (g.softmax && g.s != nullptr) g.s_mean = g.r * dot<T>(g.e, g.s, pixels);
-    const auto write = [&](auto compute_e) {
-        constexpr bool c = decltype(compute_e)::value;
-        g.depth != nullptr ? write_gradients<T, c, true>(g) : write_gradients<T, c, false>(g);
+    const auto write = [&](auto compute_e, auto usual) {
+        constexpr bool c = decltype(compute_e)::value, u = decltype(usual)::value;
+        g.depth != nullptr ? write_gradients<T, c, true, u>(g) : write_gradients<T, c, false, u>(g);
     };
-    g.e == nullptr ? write(std::true_type{}) : write(std::false_type{});
+    const std::true_type yes{};
+    const std::false_type no{};
+    if (g.e != nullptr) return write(no, no);
+    const bool usual = g.softmax && g.beta > T(0) && g.placed && g.d_beta == nullptr && g.d_logits != nullptr;
+    usual ? write(yes, yes) : write(yes, no);
 }
 
 }  // namespace PYHAR_ISA

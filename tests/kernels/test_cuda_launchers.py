@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -35,9 +36,23 @@ PLAN = cuda_plan.Plan(
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """A device on which PyTorch's current stream is 99."""
-    monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=99))
+    """A device on which PyTorch's current stream is 99, while another is the current one."""
+    now = [0]
+
+    @contextlib.contextmanager
+    def device(index: int) -> Iterator[None]:
+        before, now[0] = now[0], index
+        yield
+        now[0] = before
+
+    def stream(index: int) -> int:
+        assert index == now[0]
+        return 99
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: now[0])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=stream(index)))
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", stream, raising=False)
     return torch.device("cuda", 1)
 
 
@@ -56,7 +71,8 @@ def test_kernels_compiled_ahead_are_loaded_once_and_queued_on_the_current_stream
     monkeypatch.setattr(cuda, "_functions", {})
     monkeypatch.setattr(cuda, "_modules", {})
     cuda._run(PLAN, b"struct", device)
-    cuda._run(PLAN, b"struct", device)
+    with torch.cuda.device(1):
+        cuda._run(PLAN, b"struct", device)
     launches = [("launch", 1, 12, 99, b"struct", 5, 128, 64), ("launch", 1, 12, 99, b"struct", 7, 128, 0)]
     assert said == [("load", 1, "float"), ("function", 11, KERNEL.name), *launches, *launches]
 
