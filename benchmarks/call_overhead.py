@@ -4,6 +4,9 @@
 `soft_argmax` by backend, on a tensor of 1x4x8x8, and writes benchmarks/results/<device>/call_overhead.json. On a GPU
 the times are the program's, not the device's; on a CPU one thread is used, since waiting for a second one is no part of
 a call's cost.
+
+Calls are timed one after the other, and each by itself after `SWEEP` bytes have been read, as a network's layers would
+between two calls of an operator: then the interpreter's code and data have to come back into the caches first.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,8 @@ from pyhar import cli, ops
 from pyhar.errors import UserError
 
 Call = Callable[[Tensor], Tensor]
-KINDS = ("no_grad", "forward", "forward_and_backward")
+KINDS = ("no_grad", "forward", "forward_and_backward", "no_grad_after_work", "forward_and_backward_after_work")
+SWEEP = 1 << 23  # bytes
 SHAPE = (1, 4, 8, 8)
 
 
@@ -140,6 +144,7 @@ def measure(device: torch.device, seconds: float, calls: int = 200) -> dict[str,
     leaf = torch.randn(SHAPE, device=device, requires_grad=True)
     values = leaf.detach()
     upstream = torch.ones(SHAPE[0], SHAPE[1], 2, device=device)
+    work = torch.ones(SWEEP // 4)  # it is the program's caches that matter, wherever the device is
     runnables: dict[tuple[str, str], Runnable] = {}
     for name, call in (doors() | backends(device)[0]).items():
 
@@ -152,13 +157,17 @@ def measure(device: torch.device, seconds: float, calls: int = 200) -> dict[str,
         def forward_and_backward(call: Call = call) -> object:
             return torch.autograd.grad(call(leaf), leaf, upstream)
 
-        kinds: Sequence[Callable[[], object]] = (no_grad, forward, forward_and_backward)
-        for kind, run in list(zip(KINDS, kinds, strict=True))[: 1 if call is kernel else 3]:
-            runnables[name, kind] = Runnable(functools.partial(_repeat, run, calls))
+        # "direct" has no gradient.
+        for kind, run in (("no_grad", no_grad), ("forward", forward), ("forward_and_backward", forward_and_backward)):
+            if kind == "no_grad" or call is not kernel:
+                runnables[name, kind] = Runnable(functools.partial(_repeat, run, calls))
+                if kind != "forward":
+                    runnables[name, f"{kind}_after_work"] = Runnable(functools.partial(_repeat, run, 1), work.sum)
     found = interleave(Stopwatch(device, program_only=True), runnables, seconds, most=100)
     results: dict[str, dict[str, dict[str, float]]] = {}
     for (name, kind), samples in found.items():
-        median, q1, q3, least = (round(1e6 * v / calls, 3) for v in quantiles([s.host for s in samples]))
+        of_sample = 1 if kind.endswith("after_work") else calls
+        median, q1, q3, least = (round(1e6 * v / of_sample, 3) for v in quantiles([s.host for s in samples]))
         results.setdefault(name, {})[kind] = {"median_us": median, "q1_us": q1, "q3_us": q3, "min_us": least}
     return results
 
@@ -171,10 +180,13 @@ def _repeat(run: Callable[[], object], calls: int, _: object) -> None:
 def show(results: dict[str, dict[str, dict[str, float]]], missing: dict[str, str]) -> None:
     """Print the table: medians, the least in brackets."""
     table = Table(title="time of one call: median (least)", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("way", "no grad", "forward", "forward and backward"):
-        table.add_column(name, no_wrap=True)
+    for name in ("way", *(kind.replace("_", " ") for kind in KINDS)):
+        table.add_column(name)
     for name, kinds in results.items():
-        values = [f"{duration(v['median_us'])} ({duration(v['min_us'])})" for v in kinds.values()]
+        values = [
+            f"{duration(kinds[kind]['median_us'])} ({duration(kinds[kind]['min_us'])})" if kind in kinds else ""
+            for kind in KINDS
+        ]
         table.add_row(name, *values)
     console = Console(highlight=False, width=None if Console().is_terminal else 150)
     console.print(table)

@@ -62,10 +62,10 @@ def test_unusable_backends_are_refused() -> None:
 def test_call_overhead_measures_every_way(tmp_path: Path) -> None:
     found = call_overhead.measure(torch.device("cpu"), seconds=0, calls=2)
     assert set(found) >= {*call_overhead.doors(), "pyhar soft_argmax, eager"}
-    assert list(found["direct"]) == ["no_grad"]
+    assert set(found["direct"]) == {"no_grad", "no_grad_after_work"}
     for name, kinds in found.items():
         if name != "direct":
-            assert list(kinds) == list(call_overhead.KINDS)
+            assert set(kinds) == set(call_overhead.KINDS)
         assert all(value > 0 for kind in kinds.values() for value in kind.values())
 
 
