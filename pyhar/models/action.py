@@ -72,8 +72,20 @@ class ActionPart(nn.Module):
 def shrink(x: Tensor) -> Tensor:
     """Zero-pad (B, C, T, J) so that joints divide by 4 and time by twice its stride, then max-pool 2x2; long clips
     shrink in time too."""
-    padding, stride = shrinking(x)
-    return max_pool(F.pad(x, padding), 2, stride)
+    (left, right, top, bottom), stride = shrinking(x)
+    return max_pool(_join_zeros(_join_zeros(x, 3, left, right), 2, top, bottom), 2, stride)
+
+
+def _join_zeros(x: Tensor, dim: int, before: int, after: int) -> Tensor:
+    """Zero-pad along a dimension. Not by F.pad: exported to ONNX, that and the max-pool after it are taken for one pool
+    by onnxruntime before 1.32 (and by onnxsim), in which what was padded never wins."""
+    shape = list(x.shape)
+    parts = [x]
+    for place, count in ((0, before), (2, after)):
+        if count:
+            shape[dim] = count
+            parts.insert(place, x.new_zeros(shape))
+    return torch.cat(parts, dim) if len(parts) > 1 else x
 
 
 def shrinking(x: Tensor) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
