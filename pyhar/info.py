@@ -57,8 +57,11 @@ def versions() -> dict[str, str | None]:
     distributions = importlib.metadata.packages_distributions()
     found: dict[str, str | None] = {"pyhar": __version__, "python": platform.python_version()}
     for name, module in MODULES.items():
-        names = distributions.get(module)
-        found[name] = importlib.metadata.version(names[0]) if names else None
+        names = distributions.get(module, [module])  # Python 3.10 knows the modules of a few distributions alone
+        try:
+            found[name] = importlib.metadata.version(names[0])
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
     return found
 
 

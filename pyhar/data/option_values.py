@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 from pyhar.errors import UserError
 
+_UNIONS = (UnionType, Union)  # Python 3.10 makes the latter of an option whose default is None
 _CALLED = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -45,7 +46,7 @@ def _value(name: str, text: str, kind: Any) -> Any:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    if isinstance(kind, UnionType):
+    if get_origin(kind) in _UNIONS:
         return any(_fits(value, part) for part in get_args(kind))
     if get_origin(kind) in (Sequence, Iterable):
         return isinstance(value, list) and all(_fits(one, get_args(kind)[0]) for one in value)
@@ -59,7 +60,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def _called(kind: Any) -> str:
     parts = [part for part in get_args(kind) if part is not NoneType]
-    if isinstance(kind, UnionType):
+    if get_origin(kind) in _UNIONS:
         return " or ".join(map(_called, parts))
     if get_origin(kind) in (Sequence, Iterable):
         return "a list of numbers" if parts[0] in (int, float) else "a list of names"
