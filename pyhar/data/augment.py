@@ -95,8 +95,9 @@ def draw_crop(augmentation: Augmentation, rng: np.random.Generator) -> Crop:
     """Draw what happens to one sample."""
     a = augmentation
     down = a.shift if a.shift_down is None else a.shift_down
+    reach = a.rotation + 0.5 * a.rotation_step  # The outermost steps are as likely as the others.
     crop = Crop(
-        rotation=_stepped(float(rng.uniform(-a.rotation, a.rotation)), a.rotation_step),
+        rotation=_stepped(float(rng.uniform(-reach, reach)), a.rotation_step),
         scale=float(rng.choice(a.scales) if a.scales else np.exp(rng.uniform(*np.log(a.scale)))),
         shift=(float(rng.uniform(-a.shift, a.shift)), float(rng.uniform(-down, down))),
         flip=bool(rng.random() < a.flip),

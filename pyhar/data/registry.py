@@ -179,10 +179,11 @@ def build(name: str, split: str, kind: Kind, layout: str | None = None, **option
     """The data set called `name`: stills (kind "pose") or clips (kind "clips") of one split, "train", "val" or "test".
 
     layout: the joints that samples should have, for data sets on disk, which mark those they lack as unknown; other
-    data sets have their own. Options all data sets know: image_size (pixels), augment (bool), seed, size (use this many
-    samples; None: all), and for clips clip_frames. Data sets on disk also know root and index, their folders
-    (`root_of`, `index_of`), and the options of `pyhar.data.indexed`. The rest are a data set's own. Raises UserError
-    for an unknown name, kind or split, and for a data set on disk that is not there or not prepared.
+    data sets have their own. Options all data sets know: image_size (pixels), augment (bool, or a name from
+    `pyhar.data.augment.AUGMENTATIONS`), seed, size (use this many samples; None: all), and for clips clip_frames. Data
+    sets on disk also know root and index, their folders (`root_of`, `index_of`), and the options of
+    `pyhar.data.indexed`. The rest are a data set's own. Raises UserError for an unknown name, kind or split, and for a
+    data set on disk that is not there or not prepared.
     """
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)

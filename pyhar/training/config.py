@@ -115,6 +115,11 @@ class DataConfig:
     """The share of each of them in a batch; empty: equal."""
     action: tuple[str, ...] = ("synthetic",)
     """Where clips come from: one data set for each of the network's classifiers, which get its classes."""
+    augmentation: Literal["auto", "gentle", "paper", "release"] = "auto"
+    """How far training samples are turned, scaled and shifted (see `pyhar.data.augment`). auto: gentle for synthetic,
+    the paper's ranges for data on disk. release: steps and shifts as in the authors' code, rectangles of human36m
+    erased.
+    """
     size: int = 0
     """Use this many samples of each; 0: all."""
 
@@ -356,6 +361,10 @@ _NTU_DATA = DataConfig(pose=("human36m", "mpii", "ntu"), pose_shares=(0.5, 0.375
 _RELEASE_LOSS = LossConfig("coordinates", coordinate_bce=0.01)
 
 
+def _as_released(data: DataConfig) -> DataConfig:
+    return dataclasses.replace(data, augmentation="release")
+
+
 def _model(name: str) -> SPNetConfig:
     # The release's networks are listed as they end; training begins without replicas, its last stage makes them.
     return dataclasses.replace(get_preset(name), decoupled=False)
@@ -369,10 +378,14 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "penn": lambda: TrainConfig("penn", _model("penn"), _PENN_DATA, _penn(LossConfig()), workers=8),
     "ntu": lambda: TrainConfig("ntu", _model("ntu"), _NTU_DATA, _ntu(LossConfig()), workers=8),
     "penn-release": lambda: TrainConfig(
-        "penn-release", _model("penn-release"), _PENN_DATA, _penn(_RELEASE_LOSS), workers=8
+        "penn-release", _model("penn-release"), _as_released(_PENN_DATA), _penn(_RELEASE_LOSS), workers=8
     ),
     "ntu-release": lambda: TrainConfig(
-        "ntu-release", _model("ntu-release"), _NTU_DATA, _ntu(dataclasses.replace(_RELEASE_LOSS, action=0.1)), workers=8
+        "ntu-release",
+        _model("ntu-release"),
+        _as_released(_NTU_DATA),
+        _ntu(dataclasses.replace(_RELEASE_LOSS, action=0.1)),
+        workers=8,
     ),
 }
 

@@ -39,6 +39,8 @@ def test_the_papers_ranges_are_drawn_from_end_to_end() -> None:
 def test_the_releases_steps() -> None:
     crops = draws(RELEASE_AUGMENTATION)
     assert {c.rotation for c in crops} == set(np.arange(-40.0, 41.0, 5.0).tolist())
+    # All 17 steps are as likely, the outermost ones, too.
+    assert np.mean([abs(c.rotation) == 40 for c in crops]) == pytest.approx(2 / 17, abs=0.02)
     assert {c.scale for c in crops} == {0.7, 1.0, 1.3}
     across, down = np.abs(np.array([c.shift for c in crops])).max(axis=0) * 256
     assert 39 < across <= 40
