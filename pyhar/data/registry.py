@@ -8,6 +8,7 @@ builder and enter it in `DATASETS`.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -78,6 +79,12 @@ class OnDisk:
         """The types of the options of `read` by name."""
         hints = get_type_hints(importlib.import_module(self.module).read)
         return {name: hint for name, hint in hints.items() if name not in ("root", "return")}
+
+    @property
+    def options_by_default(self) -> dict[str, Any]:
+        """The defaults of the options of `read` by name."""
+        parameters = inspect.signature(importlib.import_module(self.module).read).parameters
+        return {name: parameters[name].default for name in self.options}
 
     def read(self, root: Path, **options: Any) -> Index:
         """Parse the owners' files. Raises UserError for what is missing or damaged, and for unknown options."""
