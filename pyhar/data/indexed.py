@@ -107,6 +107,19 @@ class _Indexed(ABC):
         return f'"{notes["joint_convention"]}" (joints {", ".join(map(str, notes.get("owners_joints", [])))})'
 
     @property
+    def protocol(self) -> str:
+        """What options of its data set have made of the split, where scores depend on them; otherwise ""."""
+        notes, said = self.source.notes, list[str]()
+        if "protocol" in notes:
+            said.append(f"{notes['protocol']} split")
+        if "skeleton" in notes:
+            said.append({"mono": "the subjects' own skeletons"}.get(notes["skeleton"], f"{notes['skeleton']} skeleton"))
+        steps = np.unique(self.source.frame_step[self.sequences])
+        if "steps" in notes and len(steps) == 1 and steps[0] > 1:
+            said.append(f"every {steps[0]} frames")
+        return ", ".join(said)
+
+    @property
     def split_remark(self) -> str:
         """What keeps scores on its split from being compared with published ones; otherwise ""."""
         return str(self.source.notes.get("split_remark", ""))
