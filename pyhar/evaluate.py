@@ -38,7 +38,8 @@ class EvaluateConfig:
     """Which part of them; without it, the one that results are published of: val of mpii, test of the others."""
     boxes: Annotated[str | None, tyro.conf.arg(metavar="FILE|refined")] = None
     """People's boxes, if not the data set's: a JSON file {name of a sequence: [x1, y1, x2, y2]}, or "refined": found
-    by the network, from whole pictures in two rounds, one box for a video of a single person.
+    by the network, from whole pictures in two rounds, for single persons: one box for a video, and one for each still
+    of human36m. A still's name is its sequence's, "#" and its place in that.
     """
     device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """What to compute on."""
