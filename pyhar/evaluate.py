@@ -148,19 +148,19 @@ def _judge(
         return registry.build(name, _split(config, name), kind, **options, **more)
 
     names = [f"{name}, {_split(config, name)} split" for name in sets]
+    pose_data = build(stills, "pose") if stills else None
+    clip_data = build(clips, "clips", clip_frames=model.config.clip_frames) if clips else None
     return evaluate_and_report(
         folder,
         model,
         meta,
-        build(stills, "pose") if stills else None,
-        build(clips, "clips", clip_frames=model.config.clip_frames) if clips else None,
+        pose_data,
+        clip_data,
         log=config.model / LOG_FILE if is_run else None,
         title=config.model.resolve().name if is_run else config.model.stem,
         report=config.report,
         name=" and ".join(names),
-        boxes={None: "the data set's own.", "refined": "predicted, two rounds from whole pictures."}.get(
-            config.boxes, f"from {config.boxes}."
-        ),
+        boxes=_of_boxes(config.boxes, [data for data in (pose_data, clip_data) if data is not None]),
         device=device,
         batch_size=config.batch_size,
         workers=config.workers,
@@ -178,6 +178,16 @@ def _split(config: EvaluateConfig, name: str) -> str:
     from pyhar.data import registry
 
     return config.split or registry.judged_on(name)
+
+
+def _of_boxes(boxes: str | None, data_sets: list[Any]) -> str:
+    """Where people's boxes are from, as a sentence."""
+    if boxes is None:
+        return "the data set's own."
+    if boxes == "refined":
+        return "predicted, two rounds from whole pictures."
+    kept = max(data.without_given_box for data in data_sets)
+    return f"from {boxes}" + (f"; {kept} sequences that it does not name keep the data set's own." if kept else ".")
 
 
 def _boxes(config: EvaluateConfig, name: str, model: SPNet, folder: Path) -> Path:

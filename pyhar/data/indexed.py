@@ -120,6 +120,12 @@ class _Indexed(ABC):
         return ", ".join(said)
 
     @property
+    def without_given_box(self) -> int:
+        """Of a data set with a file of boxes: how many sequences that does not name, which keep the index's box."""
+        named = self._boxes.keys() | {name.rpartition("#")[0] for name in self._still_boxes}
+        return sum(self.source.names[int(i)] not in named for i in self.sequences) if named else 0
+
+    @property
     def split_remark(self) -> str:
         """What keeps scores on its split from being compared with published ones; otherwise ""."""
         return str(self.source.notes.get("split_remark", ""))

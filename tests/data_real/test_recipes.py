@@ -248,6 +248,10 @@ def test_boxes(data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     assert "boxes: from boxes.json." in Path("given/report.html").read_text()
     assert given.worst_poses[0].error != own.worst_poses[0].error
 
+    Path("some.json").write_text(json.dumps(dict(list(boxes.items())[:1])))
+    some = evaluate_run("net.safetensors", data="mpii", boxes="some.json", output="some", **QUICK)
+    assert some.protocols["boxes"] == "from some.json; 1 sequences that it does not name keep the data set's own."
+
     monkeypatch.setattr("pyhar.data.boxes.SURE", -1.0)  # Of an untrained network all joints are below the usual one.
     refined = evaluate_run("net.safetensors", data="mpii", boxes="refined", output="refined", **QUICK)
     assert refined.protocols["boxes"] == "predicted, two rounds from whole pictures."
