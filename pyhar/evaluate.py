@@ -16,6 +16,8 @@ from pyhar.errors import UserError
 from pyhar.files import check_folder
 
 if TYPE_CHECKING:
+    import torch
+
     from pyhar.evaluation.results import Evaluation
     from pyhar.models import ModelMeta, SPNet
 
@@ -27,7 +29,7 @@ class EvaluateConfig:
     """
 
     model: tyro.conf.Positional[Path]
-    """A run directory or a model file."""
+    """A run directory, a model file or a run's last.pt, which also stands for a run that has not come to its end."""
     data: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The data set; without it, what the network was trained on: each data set of a mixture, those beyond the first in
     folders of their names. Of mpii and human36m, poses alone.
@@ -90,7 +92,6 @@ def run(config: EvaluateConfig) -> Evaluation:
     from pyhar.data import registry
     from pyhar.devices import choose_device
     from pyhar.memory import keep_large_blocks
-    from pyhar.models import load_model
 
     for option in ("batch_size", "pose_samples", "clips", "max_clips"):
         value = getattr(config, option)
@@ -100,7 +101,7 @@ def run(config: EvaluateConfig) -> Evaluation:
         raise UserError(f"--workers must be at least 0, not {config.workers}")
     device = choose_device(config.device)
     keep_large_blocks()
-    model, meta = load_model(config.model, device)
+    model, meta = _load(config.model, device)
     is_run = config.model.is_dir()
     poses = [config.data] if config.data else meta.extra.get("pose_data", "synthetic").split()
     actions = [config.clip_data or config.data or ""]
@@ -120,6 +121,20 @@ def run(config: EvaluateConfig) -> Evaluation:
         except UserError as error:
             print(f"{name}, which the network was also trained on, cannot be evaluated: {error}", file=sys.stderr)
     return result
+
+
+def _load(path: Path, device: torch.device) -> tuple[SPNet, ModelMeta]:
+    from pyhar.models import load_model
+    from pyhar.models.io import MODEL_FILE
+    from pyhar.training.checkpoint import CHECKPOINT_FILE, load_network
+
+    checkpoint = path if path.is_file() and path.suffix == ".pt" else path / CHECKPOINT_FILE
+    if (path / MODEL_FILE).is_file() or not checkpoint.is_file():
+        return load_model(path, device)
+    model, meta = load_network(checkpoint)
+    if path.is_dir():
+        print(f"{path} has no trained network yet: this is its checkpoint {checkpoint.name}", file=sys.stderr)
+    return model.to(device), meta
 
 
 def _judge(

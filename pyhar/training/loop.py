@@ -141,7 +141,7 @@ def run_stage(run: Run, name: StageName, begun_at: int, state: dict[str, Any] | 
         watch.check()
         if run.world.is_main:
             path = run.directory / CHECKPOINT_FILE
-            save_checkpoint(path, progress, model, optimizer, scaler, average, meter.state_dict())
+            save_checkpoint(path, progress, model, optimizer, scaler, average, meter.state_dict(), run.meta)
 
     run.log.begin(name, progress.step, stage.steps)
     with closing(load(run.data, batches, config.workers, device.type == "cuda")) as loader:
