@@ -305,6 +305,15 @@ def _action_part(action: ActionPart, prefix: str, block: str) -> Iterator[tuple[
         yield action.depth, f"{block}_depthmaps_conv1_replica"
 
 
+def _describe(config: SPNetConfig) -> ModelMeta:
+    """What the numbers mean. The files do not name the classes; their order is that of the data sets."""
+    from pyhar.data import ntu, penn_action
+
+    meta, known = ModelMeta.default(config), {len(names): names for names in (penn_action.ACTION_NAMES, ntu.ACTIONS)}
+    meta.action_names = [list(known.get(len(names), names)) for names in meta.action_names]
+    return meta
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command `pyhar convert`."""
     parser = argparse.ArgumentParser(
@@ -318,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     config = get_preset(args.preset) if args.preset is not None else _config_of(args.weights)
     model = load_release_weights(SPNet(config), args.weights)
-    save_model(args.output, model, ModelMeta.default(config))
+    save_model(args.output, model, _describe(config))
     count = sum(parameter.numel() for parameter in model.parameters())
     print(
         f"{args.output}: {count:,} parameters, "

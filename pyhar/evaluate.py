@@ -16,6 +16,8 @@ from pyhar.errors import UserError
 from pyhar.files import check_folder
 
 if TYPE_CHECKING:
+    import torch
+
     from pyhar.evaluation.results import Evaluation
     from pyhar.models import ModelMeta, SPNet
 
@@ -27,7 +29,7 @@ class EvaluateConfig:
     """
 
     model: tyro.conf.Positional[Path]
-    """A run directory or a model file."""
+    """A run directory, a model file or a run's last.pt, which also stands for a run that has not come to its end."""
     data: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The data set; without it, what the network was trained on: each data set of a mixture, those beyond the first in
     folders of their names. Of mpii and human36m, poses alone.
@@ -38,7 +40,8 @@ class EvaluateConfig:
     """Which part of them; without it, the one that results are published of: val of mpii, test of the others."""
     boxes: Annotated[str | None, tyro.conf.arg(metavar="FILE|refined")] = None
     """People's boxes, if not the data set's: a JSON file {name of a sequence: [x1, y1, x2, y2]}, or "refined": found
-    by the network, from whole pictures in two rounds, one box for a video of a single person.
+    by the network, from whole pictures in two rounds, for single persons: one box for a video, and one for each still
+    of human36m. A still's name is its sequence's, "#" and its place in that.
     """
     device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """What to compute on."""
@@ -89,7 +92,6 @@ def run(config: EvaluateConfig) -> Evaluation:
     from pyhar.data import registry
     from pyhar.devices import choose_device
     from pyhar.memory import keep_large_blocks
-    from pyhar.models import load_model
 
     for option in ("batch_size", "pose_samples", "clips", "max_clips"):
         value = getattr(config, option)
@@ -99,7 +101,7 @@ def run(config: EvaluateConfig) -> Evaluation:
         raise UserError(f"--workers must be at least 0, not {config.workers}")
     device = choose_device(config.device)
     keep_large_blocks()
-    model, meta = load_model(config.model, device)
+    model, meta = _load(config.model, device)
     is_run = config.model.is_dir()
     poses = [config.data] if config.data else meta.extra.get("pose_data", "synthetic").split()
     actions = [config.clip_data or config.data or ""]
@@ -119,6 +121,20 @@ def run(config: EvaluateConfig) -> Evaluation:
         except UserError as error:
             print(f"{name}, which the network was also trained on, cannot be evaluated: {error}", file=sys.stderr)
     return result
+
+
+def _load(path: Path, device: torch.device) -> tuple[SPNet, ModelMeta]:
+    from pyhar.models import load_model
+    from pyhar.models.io import MODEL_FILE
+    from pyhar.training.checkpoint import CHECKPOINT_FILE, load_network
+
+    checkpoint = path if path.is_file() and path.suffix == ".pt" else path / CHECKPOINT_FILE
+    if (path / MODEL_FILE).is_file() or not checkpoint.is_file():
+        return load_model(path, device)
+    model, meta = load_network(checkpoint)
+    if path.is_dir():
+        print(f"{path} has no trained network yet: this is its checkpoint {checkpoint.name}", file=sys.stderr)
+    return model.to(device), meta
 
 
 def _judge(
@@ -147,19 +163,19 @@ def _judge(
         return registry.build(name, _split(config, name), kind, **options, **more)
 
     names = [f"{name}, {_split(config, name)} split" for name in sets]
+    pose_data = build(stills, "pose") if stills else None
+    clip_data = build(clips, "clips", clip_frames=model.config.clip_frames) if clips else None
     return evaluate_and_report(
         folder,
         model,
         meta,
-        build(stills, "pose") if stills else None,
-        build(clips, "clips", clip_frames=model.config.clip_frames) if clips else None,
+        pose_data,
+        clip_data,
         log=config.model / LOG_FILE if is_run else None,
         title=config.model.resolve().name if is_run else config.model.stem,
         report=config.report,
         name=" and ".join(names),
-        boxes={None: "the data set's own.", "refined": "predicted, two rounds from whole pictures."}.get(
-            config.boxes, f"from {config.boxes}."
-        ),
+        boxes=_of_boxes(config.boxes, [data for data in (pose_data, clip_data) if data is not None]),
         device=device,
         batch_size=config.batch_size,
         workers=config.workers,
@@ -177,6 +193,16 @@ def _split(config: EvaluateConfig, name: str) -> str:
     from pyhar.data import registry
 
     return config.split or registry.judged_on(name)
+
+
+def _of_boxes(boxes: str | None, data_sets: list[Any]) -> str:
+    """Where people's boxes are from, as a sentence."""
+    if boxes is None:
+        return "the data set's own."
+    if boxes == "refined":
+        return "predicted, two rounds from whole pictures."
+    kept = max(data.without_given_box for data in data_sets)
+    return f"from {boxes}" + (f"; {kept} sequences that it does not name keep the data set's own." if kept else ".")
 
 
 def _boxes(config: EvaluateConfig, name: str, model: SPNet, folder: Path) -> Path:

@@ -25,6 +25,8 @@ class Augmentation:
     rotation: float = 6.0
     """Largest angle either way, degrees."""
     scale: tuple[float, float] = (0.9, 1.1)
+    """How large the person is shown; with `scale_window`, how much of the picture."""
+    scale_window: bool = False
     shift: float = 0.03
     """Largest shift either way, as a share of the crop."""
     flip: float = 0.5
@@ -45,8 +47,9 @@ class Augmentation:
     """Least and largest side of that rectangle, as shares of the crop."""
 
 
-PAPER_AUGMENTATION = Augmentation(rotation=40.0, scale=(0.7, 1.3), shift=0.0, subsample=(3, 10))
-"""The ranges of Sec. 4.2.3."""
+PAPER_AUGMENTATION = Augmentation(rotation=40.0, scale=(0.7, 1.3), scale_window=True, shift=0.0, subsample=(3, 10))
+"""The ranges of Sec. 4.2.3. The authors' code multiplies the crop's window by the scale, so 0.7 shows a person 1 / 0.7
+times as large."""
 RELEASE_AUGMENTATION = replace(
     PAPER_AUGMENTATION, rotation_step=5.0, scales=(0.7, 1.0, 1.3), shift=40 / 256, shift_down=10 / 256
 )
@@ -95,9 +98,12 @@ def draw_crop(augmentation: Augmentation, rng: np.random.Generator) -> Crop:
     """Draw what happens to one sample."""
     a = augmentation
     down = a.shift if a.shift_down is None else a.shift_down
+    reach = a.rotation + 0.5 * a.rotation_step  # The outermost steps are as likely as the others.
+    rotation = _stepped(float(rng.uniform(-reach, reach)), a.rotation_step)
+    scale = float(rng.choice(a.scales) if a.scales else np.exp(rng.uniform(*np.log(a.scale))))
     crop = Crop(
-        rotation=_stepped(float(rng.uniform(-a.rotation, a.rotation)), a.rotation_step),
-        scale=float(rng.choice(a.scales) if a.scales else np.exp(rng.uniform(*np.log(a.scale)))),
+        rotation=rotation,
+        scale=1.0 / scale if a.scale_window else scale,
         shift=(float(rng.uniform(-a.shift, a.shift)), float(rng.uniform(-down, down))),
         flip=bool(rng.random() < a.flip),
         colour_power=tuple(float(p) for p in rng.uniform(*a.colour_power, 3)),

@@ -1,7 +1,7 @@
 """Boxes of people from predicted poses, as evaluation needs them where a data set's own boxes are not to be used.
 
 Crop, predict, box the pose, crop again: two rounds from the whole picture on find a single person. The result is what
-`pyhar.data.indexed` takes as `boxes`: a JSON file {name of a sequence: [x1, y1, x2, y2]}, pixels.
+`pyhar.data.indexed` takes as `boxes`: a JSON file {name of a sequence or still: [x1, y1, x2, y2]}, pixels.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -64,34 +65,54 @@ def find_boxes(
     frames: int = 8,
     image_size: int = 256,
 ) -> dict[str, list[float]]:
-    """A box for every sequence of a split, by name: around the poses predicted in its frames.
+    """A box for every sequence of a split, by name: around the poses predicted in its frames. Where the data set's
+    protocol takes frames of a sequence as stills (the index's note "stills"), these have boxes of their own, too, and
+    the sequence's is around them.
 
-    rounds: of predicting, the first in whole pictures, each other in crops of the boxes of the round before; a sequence
-    in which no joint is found keeps its box. frames: how many of a sequence are looked at, spread evenly over it.
-    image_size: of the crops. The boxes allow for the index's "box_margin", so that a crop is `SHARE` times as large as
-    the person. Raises UserError for numbers below 1, a split without sequences, and media that cannot be read.
+    rounds: of predicting, the first in whole pictures, each other in crops of the boxes of the round before; what no
+    joint is found in keeps its box. frames: how many of a sequence are looked at, spread evenly over it, unless stills
+    are. image_size: of the crops. The boxes allow for the index's "box_margin", so that a crop is `SHARE` times as
+    large as the person. Media that cannot be read are left out, for evaluation to count. Raises UserError for numbers
+    below 1, a split without sequences, and one of which nothing can be read.
     """
     if rounds < 1 or frames < 1:
         raise UserError(f"rounds and frames must be at least 1, not {rounds} and {frames}")
     margin = float(index.notes.get("box_margin", 0.0))
-    sequences = [int(i) for i in index.of_split(split)]
-    # The index's margin comes on top of every box.
-    boxes = {index.names[i]: _scaled(_whole_picture(index, root, i), 1 / (1 + margin)).tolist() for i in sequences}
+    every = int(index.notes.get("stills", {}).get(split, 0))
+    looks: list[tuple[str, int, list[int]]] = []
+    boxes: dict[str, list[float]] = {}
+    for i, sequence in enumerate(index.of_split(split).tolist()):
+        name, count = index.names[sequence], index.num_frames(sequence)
+        with suppress(UserError):
+            # The index's margin comes on top of every box.
+            boxes[name] = _scaled(_whole_picture(index, root, sequence), 1 / (1 + margin)).tolist()
+            if every:
+                looks += [(f"{name}#{row}", i, [row]) for row in range(0, count, every)]
+            else:
+                spread = (2 * np.arange(min(frames, count)) + 1) * count // (2 * min(frames, count))
+                looks.append((name, i, np.unique(spread).tolist()))
+    if not boxes:
+        raise UserError(f"not one medium of the {split} split of {index.data_set} can be read")
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             save_boxes(Path(folder) / "boxes.json", boxes)
             data = IndexedClips(
                 index, root, split, image_size=image_size, augment=False, boxes=Path(folder) / "boxes.json"
             )
-        for i, sequence in enumerate(sequences):
-            count = index.num_frames(sequence)
-            shown = np.unique((2 * np.arange(min(frames, count)) + 1) * count // (2 * min(frames, count)))
-            sample = data.clip(i, shown.tolist())
-            xy, confidence = predict(sample["frames"])
-            px = normalised_to_picture(xy.cpu().double().reshape(1, -1, 2), sample["to_crop"][None])[0]
-            box = pose_box(px.numpy(), confidence.cpu().numpy(), share=SHARE / (1 + margin))
-            if box is not None and (box[2:] > box[:2]).all():
-                boxes[index.names[sequence]] = box.tolist()
+        for name, i, shown in looks:
+            with suppress(UserError):
+                sample = data.clip(i, shown)
+                xy, confidence = predict(sample["frames"])
+                px = normalised_to_picture(xy.cpu().double().reshape(1, -1, 2), sample["to_crop"][None])[0]
+                box = pose_box(px.numpy(), confidence.cpu().numpy(), share=SHARE / (1 + margin))
+                if box is not None and (box[2:] > box[:2]).all():
+                    boxes[name] = box.tolist()
+    around: dict[str, list[list[float]]] = {}
+    for name, _, _ in looks if every else ():
+        if name in boxes:
+            around.setdefault(name.rpartition("#")[0], []).append(boxes[name])
+    for name, of_stills in around.items():
+        boxes[name] = [*np.min(of_stills, axis=0)[:2].tolist(), *np.max(of_stills, axis=0)[2:].tolist()]
     return boxes
 
 

@@ -96,7 +96,7 @@ class _Indexed(ABC):
         self._missing = self._joints < 0
         self._as_stored = self.layout.joints == names
         self._swap = np.array(self.layout.flip)
-        self._boxes = None if boxes is None else _read_boxes(Path(boxes), index)
+        self._boxes, self._still_boxes = ({}, {}) if boxes is None else _read_boxes(Path(boxes), index)
 
     @property
     def joint_convention(self) -> str:
@@ -105,6 +105,25 @@ class _Indexed(ABC):
         if "joint_convention" not in notes:
             return ""
         return f'"{notes["joint_convention"]}" (joints {", ".join(map(str, notes.get("owners_joints", [])))})'
+
+    @property
+    def protocol(self) -> str:
+        """What options of its data set have made of the split, where scores depend on them; otherwise ""."""
+        notes, said = self.source.notes, list[str]()
+        if "protocol" in notes:
+            said.append(f"{notes['protocol']} split")
+        if "skeleton" in notes:
+            said.append({"mono": "the subjects' own skeletons"}.get(notes["skeleton"], f"{notes['skeleton']} skeleton"))
+        steps = np.unique(self.source.frame_step[self.sequences])
+        if "steps" in notes and len(steps) == 1 and steps[0] > 1:
+            said.append(f"every {steps[0]} frames")
+        return ", ".join(said)
+
+    @property
+    def without_given_box(self) -> int:
+        """Of a data set with a file of boxes: how many sequences that does not name, which keep the index's box."""
+        named = self._boxes.keys() | {name.rpartition("#")[0] for name in self._still_boxes}
+        return sum(self.source.names[int(i)] not in named for i in self.sequences) if named else 0
 
     @property
     def split_remark(self) -> str:
@@ -154,7 +173,9 @@ class _Indexed(ABC):
         high = boxes[..., 2:].max(axis=1, initial=-np.inf, where=known)
         around = np.concatenate([low, high], axis=1)
         for one, box, px in zip(chosen, around, joints_px, strict=True):
-            if self._boxes is not None and (other := self._boxes.get(index.names[one.sequence])) is not None:
+            name = index.names[one.sequence]
+            of_still = self._still_boxes.get(f"{name}#{one.frames[0]}") if len(one.frames) == 1 else None
+            if (other := self._boxes.get(name) if of_still is None else of_still) is not None:
                 found.append((other, margin))
             elif np.isfinite(box[0]):
                 found.append((box, margin))
@@ -251,7 +272,8 @@ class IndexedPoses(_Indexed):
     known joint, otherwise the middle one of those; None: as the index notes, else 0. Where some sequences of the split
     have known joints, those without are left out. size: use this many stills, spread evenly; None: all. layout: the
     joints that samples have, by name, those that the data set lacks unknown; None: the data set's. boxes: a JSON file
-    {name of a sequence: [x1, y1, x2, y2]}, taken in place of the index's boxes and with the same margin.
+    {name: [x1, y1, x2, y2]}, taken in place of the index's boxes and with the same margin; a name is a sequence's, or,
+    with "#" and the frame's place in the sequence behind it, a still's, which goes before.
 
     Samples raise UserError if they cannot be read. Raises UserError for a split without sequences, one without known
     joints that is to be augmented, an unknown name, or a value out of range.
@@ -405,7 +427,8 @@ def _spread(count: int, size: int | None) -> Ints:
     return (np.arange(size, dtype=np.int64) * count + count // 2) // size
 
 
-def _read_boxes(path: Path, index: Index) -> dict[str, Floats]:
+def _read_boxes(path: Path, index: Index) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """The boxes of sequences, and those of stills, by name."""
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
         found = {str(name): np.array([float(v) for v in box]) for name, box in read.items()}
@@ -416,10 +439,12 @@ def _read_boxes(path: Path, index: Index) -> dict[str, Floats]:
     for name, box in found.items():
         if box.shape != (4,) or not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
             raise UserError(f"boxes {path}: the box of {name} should be x1, y1, x2, y2 with x1 < x2 and y1 < y2")
-    known = found.keys() & set(index.names)
-    if not known:
+    names = set(index.names)
+    of_sequences = {name: box for name, box in found.items() if name in names}
+    of_stills = {name: box for name, box in found.items() if name not in names and name.rpartition("#")[0] in names}
+    if not of_sequences and not of_stills:
         raise UserError(f"boxes {path} names no sequence of {index.data_set}: its names are like {index.names[0]!r}")
-    return {name: found[name] for name in known}
+    return of_sequences, of_stills
 
 
 def _known(joints: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:

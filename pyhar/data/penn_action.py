@@ -18,7 +18,7 @@ A coordinate of zero, or one that is no number, means a missing joint; so does a
 picture (x and y at most 1), where the labelling tool left joints that nobody placed. A hidden joint elsewhere is known
 but not visible.
 
-Frames of one video are of one size: its first and last are compared here, all of them by `pyhar.data.prepare --check`.
+Frames of one video are of one size: its first and last are compared here, all of them by `pyhar.data.prepare --whole`.
 Labels and frames can disagree. A video has as many frames as have both joints and a picture; where `bbox` has fewer
 rows, the boxes of the rest are unknown. `notes` names such videos, and gives the viewpoint of each.
 """

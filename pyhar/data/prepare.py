@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ def prepare(
     *,
     index: Path | None = None,
     check: bool = False,
+    save: bool = True,
     extract: bool = False,
     workers: int = 2,
     progress: bool = True,
@@ -64,9 +66,9 @@ def prepare(
     """Read the data set `name` in the folder `root` and save its index; returns the index and its folder.
 
     index: where to save it, else as `pyhar.data.registry.index_of` says. check: look into every picture and video;
-    otherwise only whether each is there. extract: write the frames of videos as JPEG files beside the index, once, and
-    let the index name those. workers: files looked at or extracted at a time. progress: show on stderr what goes on.
-    options: the data set's own.
+    otherwise only whether each is there. save: if not, nothing is written, and nothing can be extracted. extract: write
+    the frames of videos as JPEG files beside the index, once, and let the index name those. workers: files looked at or
+    extracted at a time. progress: show on stderr what goes on. options: the data set's own.
 
     Raises UserError if the owners' files are missing, nothing usable is left, or the index cannot be written there.
     """
@@ -76,8 +78,11 @@ def prepare(
         raise UserError(f"the folder of the data set {name} is not there: {root}")
     if workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
+    if extract and not save:
+        raise UserError("a check only reports, and extracts no frames: leave out --check or --extract")
     folder = index_of(name, root, index)
-    check_folder(folder, _OTHER_PLACE)
+    if save:
+        check_folder(folder, _OTHER_PLACE)
     if progress:
         print(f"reading the annotations of {name} in {root}; large data sets take minutes", file=sys.stderr, flush=True)
     found = _with_crops(ON_DISK[name].read(root, **(options or {})))
@@ -86,6 +91,8 @@ def prepare(
     if extract:
         found, faults = extract_frames(found, root, folder / "frames", workers=workers, progress=progress)
         found = _without(found, faults)
+    if not save:
+        return found, folder
     found.save(folder)
     return Index.load(folder), folder
 
@@ -113,9 +120,10 @@ def differences(index: Index) -> list[str]:
     return said
 
 
-def summary(index: Index, folder: Path) -> str:
-    """What an index holds and what it lacks, for people to read."""
-    lines = [f"{index.data_set}: {len(index)} sequences, {int(index.first_row[-1])} frames, index in {folder}"]
+def summary(index: Index, folder: Path | None) -> str:
+    """What an index holds and what it lacks, for people to read; folder: where it was written, if it was."""
+    place = "only checked, no index written" if folder is None else f"index in {folder}"
+    lines = [f"{index.data_set}: {len(index)} sequences, {int(index.first_row[-1])} frames, {place}"]
     for number, split in enumerate(SPLITS):
         chosen = np.flatnonzero(index.split == number)
         if len(chosen):
@@ -147,7 +155,10 @@ def _some(names: Sequence[str]) -> str:
 def main(argv: list[str] | None = None, prog: str = "python -m pyhar.data.prepare") -> int:
     """Read the command line, prepare the data set, print the summary; returns 0."""
     parser = argparse.ArgumentParser(
-        prog=prog, description="Read a data set's own files once, say what is missing, and write its index."
+        prog=prog,
+        description="Read a data set's own files once, say what is missing, and write its index.",
+        epilog=_options_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset", help=f"one of {', '.join(ON_DISK)}")
     parser.add_argument("root", type=Path, help="the folder that its owners' files were unpacked into")
@@ -157,28 +168,59 @@ def main(argv: list[str] | None = None, prog: str = "python -m pyhar.data.prepar
         metavar="DIR",
         help="where to write it (default: PYHAR_INDEX/DATASET, else ROOT/.pyhar-index/DATASET)",
     )
-    parser.add_argument("--check", action="store_true", help="look into every picture and video, not only for its name")
+    looks = parser.add_mutually_exclusive_group()
+    looks.add_argument(
+        "--whole",
+        action="store_true",
+        help="look into every picture and video, not only for its name, and leave out what is damaged",
+    )
+    looks.add_argument("--check", action="store_true", help="look as --whole does, but only report: write nothing")
     parser.add_argument(
         "--extract", action="store_true", help="write the videos' frames as JPEG files beside the index"
     )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="files at a time (default: %(default)s)")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the data set; may be repeated"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the data set, see below; may be repeated",
     )
     given = parser.parse_args(argv)
     index, folder = prepare(
         given.dataset,
         given.root,
         index=given.index,
-        check=given.check,
+        check=given.check or given.whole,
+        save=not given.check,
         extract=given.extract,
         workers=given.workers,
         progress=not given.no_progress,
         options=read_options(given.set, ON_DISK[given.dataset].options if given.dataset in ON_DISK else {}),
     )
-    print(summary(index, folder))
+    print(summary(index, None if given.check else folder))
     return 0
+
+
+def _options_text() -> str:
+    """The options of every data set with their defaults, for `--help`."""
+    lines = ["options of the data sets for --set, with their defaults:"]
+    for name, data_set in ON_DISK.items():
+        words = " ".join(f"{option}={_written(default)}" for option, default in data_set.options_by_default.items())
+        lines += textwrap.wrap(words, 100, initial_indent=f"  {name:<10}", subsequent_indent=12 * " ")
+    lines += ["", "What they mean: python -m pydoc MODULE, which is one of"]
+    lines += textwrap.wrap(
+        ", ".join(data_set.module for data_set in ON_DISK.values()), 100, initial_indent="  ", subsequent_indent="  "
+    )
+    return "\n".join(lines)
+
+
+def _written(value: Any) -> str:
+    """A default as a command line says it; nothing for None and an empty list."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None or value == () else str(value)
 
 
 def _with_crops(index: Index) -> Index:

@@ -8,6 +8,7 @@ builder and enter it in `DATASETS`.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -78,6 +79,12 @@ class OnDisk:
         """The types of the options of `read` by name."""
         hints = get_type_hints(importlib.import_module(self.module).read)
         return {name: hint for name, hint in hints.items() if name not in ("root", "return")}
+
+    @property
+    def options_by_default(self) -> dict[str, Any]:
+        """The defaults of the options of `read` by name."""
+        parameters = inspect.signature(importlib.import_module(self.module).read).parameters
+        return {name: parameters[name].default for name in self.options}
 
     def read(self, root: Path, **options: Any) -> Index:
         """Parse the owners' files. Raises UserError for what is missing or damaged, and for unknown options."""
@@ -179,10 +186,11 @@ def build(name: str, split: str, kind: Kind, layout: str | None = None, **option
     """The data set called `name`: stills (kind "pose") or clips (kind "clips") of one split, "train", "val" or "test".
 
     layout: the joints that samples should have, for data sets on disk, which mark those they lack as unknown; other
-    data sets have their own. Options all data sets know: image_size (pixels), augment (bool), seed, size (use this many
-    samples; None: all), and for clips clip_frames. Data sets on disk also know root and index, their folders
-    (`root_of`, `index_of`), and the options of `pyhar.data.indexed`. The rest are a data set's own. Raises UserError
-    for an unknown name, kind or split, and for a data set on disk that is not there or not prepared.
+    data sets have their own. Options all data sets know: image_size (pixels), augment (bool, or a name from
+    `pyhar.data.augment.AUGMENTATIONS`), seed, size (use this many samples; None: all), and for clips clip_frames. Data
+    sets on disk also know root and index, their folders (`root_of`, `index_of`), and the options of
+    `pyhar.data.indexed`. The rest are a data set's own. Raises UserError for an unknown name, kind or split, and for a
+    data set on disk that is not there or not prepared.
     """
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)

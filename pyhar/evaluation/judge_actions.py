@@ -54,8 +54,10 @@ def judge_single_clips(judge: Judge, data: ClipData, videos: list[int], result: 
             )
         )
     result.best_clips, result.worst_clips = extremes(ranked)
+    protocol = getattr(data, "protocol", "")
     result.protocols["single clip"] = (
-        f"{judge.model.config.clip_frames} frames around the middle of each video, every {data.subsample} frames."
+        f"{judge.model.config.clip_frames} frames around the middle of each video, every {data.subsample} frames"
+        + (f"; {protocol}." if protocol else ".")
     )
     return labels
 

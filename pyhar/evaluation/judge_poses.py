@@ -55,5 +55,6 @@ def judge_poses(judge: Judge, data: PoseData, indices: list[int], depth_range: f
         result.protocols["MPJPE"] = (
             f"{len(result.poses[-1].mpjpe_by_joint)} joints"
             + (f" by convention {convention}, not comparable with another" if convention else "")
-            + "; root aligned, its true depth given; millimetres."
+            + "; root aligned, its true depth given; millimetres"
+            + (f"; {protocol}." if (protocol := getattr(data, "protocol", "")) else ".")
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.resources
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,8 @@ from pyhar.evaluation.results import ActionScores, Evaluation, PoseScores
 from pyhar.files import write_text
 
 DASH = "–"
-_MOST_ACTIVITIES = 20
-"""Of so many a table is printed; files have all."""
+_MOST_ROWS = 24
+"""Of so many joints or activities a table is printed; files have all."""
 _SECTIONS = {
     "stills": "Best and worst poses",
     "space": "Poses in space",
@@ -84,21 +84,43 @@ def print_table(evaluation: Evaluation, console: Console | None = None) -> None:
         last = place == len(rows) - 1
         table.add_row(*cells, style="bold green" if last else None)
     console.print(table)
+    for part in _pose_tables(evaluation):
+        console.print(part)
+    for line in summary(evaluation):
+        console.print(line, markup=False, highlight=False)
+    for line in warnings(evaluation):
+        console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
+
+
+def _pose_tables(evaluation: Evaluation) -> Iterator[Table]:
+    """Scores of the last block by joint, and by activity as in Table 1 of the paper."""
     pose = evaluation.pose
-    if pose and 0 < len(pose.mpjpe_by_action) <= _MOST_ACTIVITIES:
-        table = Table(title="The last block, by activity", title_justify="left", header_style="bold")
-        table.add_column("activity")
-        table.add_column("MPJPE mm", justify="right")
+    if pose and 0 < len(evaluation.joints) <= _MOST_ROWS:
+        columns = [
+            (head, scores)
+            for head, scores in (("PCKh@0.5 %", pose.pckh_by_joint), ("MPJPE mm", pose.mpjpe_by_joint))
+            if scores
+        ]
+        if columns:
+            table = _table("The last block, by joint", "joint", *(heading for heading, _ in columns))
+            for joint in evaluation.joints:
+                table.add_row(joint, *(number(scores.get(joint)) for _, scores in columns))
+            yield table
+    if pose and 0 < len(pose.mpjpe_by_action) <= _MOST_ROWS:
+        table = _table("The last block, by activity", "activity", "MPJPE mm")
         for activity, error in pose.mpjpe_by_action.items():
             table.add_row(activity, number(error))
         table.add_section()
         table.add_row("average over activities", number(pose.mpjpe_over_actions))
         table.add_row("average over joints", number(pose.mpjpe), style="bold green")
-        console.print(table)
-    for line in summary(evaluation):
-        console.print(line, markup=False, highlight=False)
-    for line in warnings(evaluation):
-        console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
+        yield table
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left")
+    return table
 
 
 def summary(evaluation: Evaluation) -> list[str]:

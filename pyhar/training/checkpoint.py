@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from pyhar.errors import UserError
 from pyhar.files import write_bytes
-from pyhar.models import SPNet, SPNetConfig
+from pyhar.models import ModelMeta, SPNet, SPNetConfig
 from pyhar.models.io import load_weights
 from pyhar.training.config import StageName
 
@@ -80,8 +80,9 @@ def save_checkpoint(
     scaler: GradScaler,
     average: WeightAverage | None,
     meter: dict[str, Any],
+    meta: ModelMeta | None = None,
 ) -> None:
-    """Write everything that the next step depends on, atomically."""
+    """Write everything that the next step depends on, atomically; meta: what the network's numbers mean."""
     state = {
         "format": _FORMAT,
         "progress": dataclasses.asdict(progress),
@@ -92,6 +93,7 @@ def save_checkpoint(
         "scaler": scaler.state_dict(),
         "average": average.state_dict() if average is not None else None,
         "meter": meter,
+        "meta": None if meta is None else dataclasses.asdict(meta),
         "rng": {
             "cpu": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state() if _on_cuda(model.parameters()) else None,
@@ -116,6 +118,21 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise UserError(f"{file} is not a checkpoint of this version of pyhar")
     return state
+
+
+def load_network(path: str | os.PathLike[str]) -> tuple[SPNet, ModelMeta]:
+    """The network in a checkpoint, on the CPU and in eval mode, as its stage would leave it: with the running mean of
+    weights, where one is kept. Raises UserError as `read_checkpoint` does.
+    """
+    state = read_checkpoint(path)
+    model = SPNet(SPNetConfig.from_dict(state["config"]))
+    load_weights(model, state["model"], str(path))
+    if state["average"] is not None:
+        average = WeightAverage(model, 0.0)
+        average.load_state_dict(state["average"])
+        average.copy_to(model)
+    meta = state.get("meta")
+    return model.eval(), ModelMeta.default(model.config) if meta is None else ModelMeta(**meta)
 
 
 def check_network(state: dict[str, Any], config: SPNetConfig, source: Path) -> None:

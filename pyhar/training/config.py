@@ -59,7 +59,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses; the pose loss on each prediction block has weight 1."""
+    """Weights of the losses, and which blocks have them."""
 
     normaliser: Literal["joints", "coordinates"] = "joints"
     """The pose loss is divided by the number of valid joints (Eq. 11), or of valid coordinates (release)."""
@@ -72,6 +72,10 @@ class LossConfig:
     """Weight of the pose and confidence losses on the clips of an action batch, next to the action loss. 0: clips teach
     actions alone.
     """
+    blocks: Literal["all", "last"] = "all"
+    """Every prediction block is supervised, or the last alone (Table 4)."""
+    pose: float = 1.0
+    """On each prediction block. With `confidence` 0, too, a joint stage learns from actions alone (Table 6)."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,11 @@ class DataConfig:
     """The share of each of them in a batch; empty: equal."""
     action: tuple[str, ...] = ("synthetic",)
     """Where clips come from: one data set for each of the network's classifiers, which get its classes."""
+    augmentation: Literal["auto", "gentle", "paper", "release"] = "auto"
+    """How far training samples are turned, scaled and shifted (see `pyhar.data.augment`). auto: gentle for synthetic,
+    the paper's ranges for data on disk. release: steps and shifts as in the authors' code, rectangles of human36m
+    erased.
+    """
     size: int = 0
     """Use this many samples of each; 0: all."""
 
@@ -188,6 +197,7 @@ def check(config: TrainConfig) -> None:
             ("optimizer.weight-decay", optimizer.weight_decay),
             ("optimizer.momentum", optimizer.momentum),
             ("optimizer.eps", optimizer.eps),
+            ("loss.pose", loss.pose),
             ("loss.coordinate-bce", loss.coordinate_bce),
             ("loss.confidence", loss.confidence),
             ("loss.action", loss.action),
@@ -353,7 +363,11 @@ def _small() -> StagesConfig:
 
 _PENN_DATA = DataConfig(pose=("mpii", "penn"), pose_shares=(0.8, 0.2), action=("penn",))
 _NTU_DATA = DataConfig(pose=("human36m", "mpii", "ntu"), pose_shares=(0.5, 0.375, 0.125), action=("ntu",))
-_RELEASE_LOSS = LossConfig("coordinates", coordinate_bce=0.01)
+_RELEASE_LOSS = LossConfig(normaliser="coordinates", coordinate_bce=0.01)
+
+
+def _as_released(data: DataConfig) -> DataConfig:
+    return dataclasses.replace(data, augmentation="release")
 
 
 def _model(name: str) -> SPNetConfig:
@@ -369,10 +383,14 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "penn": lambda: TrainConfig("penn", _model("penn"), _PENN_DATA, _penn(LossConfig()), workers=8),
     "ntu": lambda: TrainConfig("ntu", _model("ntu"), _NTU_DATA, _ntu(LossConfig()), workers=8),
     "penn-release": lambda: TrainConfig(
-        "penn-release", _model("penn-release"), _PENN_DATA, _penn(_RELEASE_LOSS), workers=8
+        "penn-release", _model("penn-release"), _as_released(_PENN_DATA), _penn(_RELEASE_LOSS), workers=8
     ),
     "ntu-release": lambda: TrainConfig(
-        "ntu-release", _model("ntu-release"), _NTU_DATA, _ntu(dataclasses.replace(_RELEASE_LOSS, action=0.1)), workers=8
+        "ntu-release",
+        _model("ntu-release"),
+        _as_released(_NTU_DATA),
+        _ntu(dataclasses.replace(_RELEASE_LOSS, action=0.1)),
+        workers=8,
     ),
 }
 

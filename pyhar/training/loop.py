@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from pyhar.training.stages import learning_rate, make_optimizer, prepare, task_a
 
 _AMP_TYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TARGETS = ("pose", "pose_valid", "confidence", "action", "action_head")
-_REPLACED_SHOWN = 10
+_UNREADABLE_SHOWN = 10
 
 
 class TrainingError(UserError):
@@ -63,6 +64,8 @@ class Run:
     data: TrainingData
     log: RunLog
     interrupts: Interrupts
+    unreadable: Counter[str] = field(default_factory=Counter)
+    """Why samples were replaced by others, and how often, in this process."""
 
 
 def train(config: TrainConfig, directory: Path, world: World, device: torch.device, *, resume: bool = False) -> None:
@@ -107,6 +110,7 @@ def train(config: TrainConfig, directory: Path, world: World, device: torch.devi
         try:
             for name in stages[stages.index(first.stage) :]:
                 global_step = run_stage(run, name, global_step, state if name == first.stage else None)
+            _tell_unreadable(run)
         finally:
             log.close()
     if world.is_main:
@@ -131,13 +135,13 @@ def run_stage(run: Run, name: StageName, begun_at: int, state: dict[str, Any] | 
     forward: nn.Module = torch.compile(model, dynamic=False) if config.compile else model  # type: ignore[assignment]
     shares = config.data.pose_shares
     batches = StepBatches(name, stage, run.data, shares, config.seed, progress.step, run.world.rank, run.world.size)
-    watch, replaced = Watch(run), 0
+    watch = Watch(run)
 
     def save() -> None:
         watch.check()
         if run.world.is_main:
             path = run.directory / CHECKPOINT_FILE
-            save_checkpoint(path, progress, model, optimizer, scaler, average, meter.state_dict())
+            save_checkpoint(path, progress, model, optimizer, scaler, average, meter.state_dict(), run.meta)
 
     run.log.begin(name, progress.step, stage.steps)
     with closing(load(run.data, batches, config.workers, device.type == "cuda")) as loader:
@@ -173,10 +177,10 @@ def run_stage(run: Run, name: StageName, begun_at: int, state: dict[str, Any] | 
 
             meter.add(row[:-1])
             run.log.advance(batch["frames"].shape[:-3].numel() * run.world.size)
-            for problem in filter(None, batch["replaced"]):
-                replaced += 1
-                if replaced <= _REPLACED_SHOWN:
+            for problem in (line for reasons in batch["replaced"] for line in reasons.splitlines()):
+                if problem not in run.unreadable and len(run.unreadable) < _UNREADABLE_SHOWN:
                     run.log.say(f"skipped a sample: {problem}")
+                run.unreadable[problem] += 1
             if due:
                 run.log.write(name, progress.step, progress.global_step, lr, meter.read())
             if progress.step % config.checkpoint_every == 0 and progress.step < stage.steps:
@@ -191,14 +195,23 @@ def run_stage(run: Run, name: StageName, begun_at: int, state: dict[str, Any] | 
                 )
 
     run.log.end()
-    if replaced:
-        run.log.say(f"stage {name!r}: {replaced} samples could not be read and were replaced by others")
     if average is not None:
         average.copy_to(model)
     save()
     if run.world.is_main:
         save_model(run.directory / "stages" / f"{name}.safetensors", model, run.meta)
     return progress.global_step
+
+
+def _tell_unreadable(run: Run) -> None:
+    """Say at the end of a run what all its processes have skipped, each reason once."""
+    found: Counter[str] = sum(distributed.gather(run.unreadable, run.world), Counter())
+    if found:
+        run.log.say(f"{found.total()} times a sample could not be read and was replaced by another:")
+    for problem, times in found.most_common(_UNREADABLE_SHOWN):
+        run.log.say(f"  {times} times: {problem}")
+    if len(found) > _UNREADABLE_SHOWN:
+        run.log.say(f"  and {len(found) - _UNREADABLE_SHOWN} other reasons")
 
 
 class Watch:

@@ -1,5 +1,5 @@
 """The losses of Sec. 4.2.1. Each is a mean over samples of a loss normalised within the sample, summed over the
-network's blocks.
+network's blocks, or of the last alone.
 
 A frame is a sample to the pose and confidence losses, a clip to the action loss. Because every sample weighs the same,
 the mean over several processes' equal shares of a batch is the mean over the whole batch.
@@ -88,7 +88,7 @@ def action_loss(logits: Sequence[Sequence[Tensor]], action: Tensor, head: Tensor
 def pose_batch_losses(
     poses: Sequence[Tensor], pose: Tensor, valid: Tensor, confidence: Tensor, config: LossConfig
 ) -> Losses:
-    """Pose and confidence losses of all prediction blocks.
+    """Pose and confidence losses of these prediction blocks.
 
     poses: per block (B, [T,] J, dim + 1); pose and valid (B, [T,] J, 3); confidence (B, [T,] J). A network for x and y
     ignores z.
@@ -100,7 +100,7 @@ def pose_batch_losses(
     )
     of_pose = per_frame.flatten(1).mean(dim=1).sum()
     of_confidence = confidence_loss(stacked[..., dim], confidence).flatten(1).mean(dim=1).sum()
-    return Losses(of_pose + config.confidence * of_confidence, of_pose, of_confidence)
+    return Losses(config.pose * of_pose + config.confidence * of_confidence, of_pose, of_confidence)
 
 
 def batch_losses(
@@ -109,12 +109,14 @@ def batch_losses(
     """The losses of a pose batch or an action batch; `batch` holds collated samples on the output's device (see
     `pyhar.data.sample`).
     """
+    blocks = slice(-1, None) if config.blocks == "last" else slice(None)
+    poses = output.poses[blocks], batch["pose"], batch["pose_valid"], batch["confidence"]
     if task == "pose":
-        return pose_batch_losses(output.poses, batch["pose"], batch["pose_valid"], batch["confidence"], config)
-    action = action_loss(output.action_logits, batch["action"], batch["action_head"])
+        return pose_batch_losses(*poses, config)
+    action = action_loss(output.action_logits[blocks], batch["action"], batch["action_head"])
     if not config.clip_pose:
         return Losses(config.action * action, action=action)
-    pose = pose_batch_losses(output.poses, batch["pose"], batch["pose_valid"], batch["confidence"], config)
+    pose = pose_batch_losses(*poses, config)
     return Losses(config.action * action + config.clip_pose * pose.total, pose.pose, pose.confidence, action)
 
 

@@ -36,7 +36,7 @@ class TrainingData(Dataset[dict[str, Any]]):
     """All data sets of a run as one, reached by (task, source, index, draw).
 
     The place of an action data set in `sources["action"]` is its classifier's number. A sample that cannot be read is
-    replaced by its successor, and the reason is left in `sample["replaced"]`, otherwise "".
+    replaced by its successor, and the reasons are left in `sample["replaced"]`, one a line, otherwise "".
     """
 
     def __init__(self, sources: dict[Task, Sequence[PoseData]]) -> None:
@@ -71,7 +71,7 @@ class TrainingData(Dataset[dict[str, Any]]):
 def _labelled(sample: Mapping[str, Any], key: Key, problems: Sequence[str] = ()) -> dict[str, Any]:
     task, number, _, _ = key
     classifier = {"action_head": torch.tensor(number)} if task == "action" else {}
-    return {**sample, **classifier, "replaced": "; ".join(problems)}
+    return {**sample, **classifier, "replaced": "\n".join(problems)}
 
 
 class Stream:

@@ -20,15 +20,21 @@ def build_data(config: TrainConfig) -> TrainingData:
     Raises UserError if a data set is unknown or its joints are not the network's.
     """
     tasks = {task for name in config.enabled_stages() for task in tasks_of(name)}
-    options: dict[str, Any] = {"image_size": config.model.image_size, "augment": True, "layout": config.model.layout}
+    options: dict[str, Any] = {"image_size": config.model.image_size, "layout": config.model.layout}
     if config.data.size:
         options["size"] = config.data.size
     sources: dict[Task, Sequence[registry.PoseData]] = {"pose": [], "action": []}
     if "pose" in tasks:
-        sources["pose"] = [registry.build(name, "train", "pose", **options) for name in config.data.pose]
+        sources["pose"] = [
+            registry.build(name, "train", "pose", augment=_augmentation(config, name), **options)
+            for name in config.data.pose
+        ]
     if "action" in tasks:
         options["clip_frames"] = config.model.clip_frames
-        sources["action"] = [registry.build(name, "train", "clips", **options) for name in config.data.action]
+        sources["action"] = [
+            registry.build(name, "train", "clips", augment=_augmentation(config, name), **options)
+            for name in config.data.action
+        ]
     for task, of_task in sources.items():
         for name, source in zip(config.data.pose if task == "pose" else config.data.action, of_task, strict=False):
             if (source.layout.name, len(source.layout.joints)) != (config.model.layout, config.model.num_joints):
@@ -42,6 +48,14 @@ def build_data(config: TrainConfig) -> TrainingData:
             if task == "action" and not source.action_names:
                 raise UserError(f"data set {name!r} names no actions: it cannot train the action part")
     return TrainingData(sources)
+
+
+def _augmentation(config: TrainConfig, name: str) -> bool | str:
+    """What the data set of this name takes as `augment`."""
+    chosen = config.data.augmentation
+    if chosen == "auto":
+        return True
+    return "release-erasing" if chosen == "release" and name == "human36m" else chosen
 
 
 def fit_to_data(config: TrainConfig, data: TrainingData) -> TrainConfig:

@@ -26,7 +26,7 @@ def draws(augmentation: Augmentation, count: int = 2000) -> list[Crop]:
 
 def test_the_papers_ranges_are_drawn_from_end_to_end() -> None:
     crops = draws(PAPER_AUGMENTATION)
-    angles, scales = np.array([c.rotation for c in crops]), np.array([c.scale for c in crops])
+    angles, scales = np.array([c.rotation for c in crops]), np.array([1 / c.scale for c in crops])
     powers = np.array([c.colour_power for c in crops])
     for values, low, high in ((angles, -40, 40), (scales, 0.7, 1.3), (powers, 0.9, 1.1)):
         assert low <= values.min() < low + 0.02 * (high - low)
@@ -39,7 +39,9 @@ def test_the_papers_ranges_are_drawn_from_end_to_end() -> None:
 def test_the_releases_steps() -> None:
     crops = draws(RELEASE_AUGMENTATION)
     assert {c.rotation for c in crops} == set(np.arange(-40.0, 41.0, 5.0).tolist())
-    assert {c.scale for c in crops} == {0.7, 1.0, 1.3}
+    # All 17 steps are as likely, the outermost ones, too.
+    assert np.mean([abs(c.rotation) == 40 for c in crops]) == pytest.approx(2 / 17, abs=0.02)
+    assert {round(1 / c.scale, 9) for c in crops} == {0.7, 1.0, 1.3}  # of the window
     across, down = np.abs(np.array([c.shift for c in crops])).max(axis=0) * 256
     assert 39 < across <= 40
     assert 9.5 < down <= 10

@@ -341,6 +341,18 @@ def test_another_layout_by_the_names_of_joints(index: Index, root: Path) -> None
         IndexedPoses(index, root, "train", SIZE, layout="pa117")
 
 
+def test_the_window_is_multiplied_by_the_scale(index: Index, root: Path) -> None:
+    """As in the authors' code: Human3.6M's 2.25 m become 1.575 m at 0.7."""
+
+    def side(**changes: object) -> float:
+        ranges = replace(RELEASE_AUGMENTATION, rotation=0.0, rotation_step=0.0, flip=0.0, **changes)
+        to_crop = IndexedPoses(index, root, "train", SIZE, augment=ranges)[0]["to_crop"]
+        return float(1 / to_crop[0, 0])
+
+    assert side(scales=(0.7,)) == pytest.approx(0.7 * side(scales=(1.0,)))
+    assert side(scales=(0.7,), scale_window=False) == pytest.approx(side(scales=(1.0,)) / 0.7)
+
+
 def test_erased_joints_are_not_visible_but_known(index: Index, root: Path) -> None:
     everything = Augmentation(erase=1.0, erase_size=(1.0, 1.0), flip=0.0)
     sample = IndexedPoses(index, root, "train", SIZE, augment=everything)[0]

@@ -314,8 +314,34 @@ def test_options_of_the_data_set(root: Path) -> None:
         main(["fake", str(root), "--set", "scale=large"])
 
 
+def test_a_check_only_reports(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = (root / "images/a.jpg").read_bytes()
+    (root / "images/a.jpg").write_bytes(data[: len(data) // 2])
+    before = {path: path.stat().st_mtime_ns for path in (root, *root.rglob("*"))}
+    assert main(["fake", str(root), "--no-progress", "--check"]) == 0
+    told = capsys.readouterr().out
+    assert "fake: 2 sequences, 24 frames, only checked, no index written" in told
+    assert "left out, the file is cut off or damaged: 1 (fake/a)" in told
+    assert {path: path.stat().st_mtime_ns for path in (root, *root.rglob("*"))} == before
+    with pytest.raises(UserError, match="leave out --check or --extract"):
+        main(["fake", str(root), "--check", "--extract"])
+    assert main(["fake", str(root), "--no-progress", "--whole"]) == 0
+    assert list(Index.load(index_of("fake", root)).names) == ["fake/b", "fake/c"]
+
+
+def test_help_names_the_options_of_every_data_set(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "fake joint_set=usual scale=1.0" in told
+    assert "protocol=cross-subject mirror=true" in told
+    assert "pyhar.data.human36m" in told
+    for data_set in registry.ON_DISK.values():
+        assert all(f"{option}=" in told for option in data_set.options)
+
+
 def test_the_command_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(cli.main, ["prepare", "fake", str(root), "--check", "--workers", "1", "--no-progress"]) == 0
+    assert cli.run(cli.main, ["prepare", "fake", str(root), "--whole", "--workers", "1", "--no-progress"]) == 0
     assert "fake: 3 sequences" in capsys.readouterr().out
     for words, message in (
         (["fack", str(root)], "did you mean 'fake'"),

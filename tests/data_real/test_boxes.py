@@ -15,7 +15,7 @@ from writers.rendered import write_jpeg, write_video
 from pyhar.data import folder
 from pyhar.data.boxes import SHARE, find_boxes, pose_box, save_boxes
 from pyhar.data.index import Index
-from pyhar.data.indexed import IndexedClips
+from pyhar.data.indexed import IndexedClips, IndexedPoses
 from pyhar.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "data" / "boxes_golden.json"
@@ -99,6 +99,49 @@ def test_a_box_holds_the_person_in_all_frames(tmp_path: Path) -> None:
     box = find_boxes(folder.read(tmp_path), tmp_path, "test", corners, frames=10)["folder/walk"]
     # Frames 1, 3, ..., 19 are seen: from x = 50 to 250 and, after the index's margin, half as much again.
     np.testing.assert_allclose(box[2] - box[0], 200 * SHARE / 1.25, rtol=0.05)
+
+
+def test_stills_have_boxes_of_their_own(tmp_path: Path) -> None:
+    """As on Human3.6M, where a person crosses the picture from one still to the next."""
+    for i in range(21):
+        picture = np.zeros((240, 320, 3), np.uint8)
+        picture[100:141, 40 + 10 * i : 61 + 10 * i] = 255
+        write_jpeg(tmp_path / f"walk/{i}.jpg", picture)
+    writer.write_json(tmp_path, [{"media": "walk", "action": "wave", "split": "test"}])
+    index = folder.read(tmp_path)
+    index.notes["stills"] = {"test": 10}
+    boxes = find_boxes(index, tmp_path, "test", corners, rounds=3)
+    assert set(boxes) == {"folder/walk", "folder/walk#0", "folder/walk#10", "folder/walk#20"}
+    save_boxes(tmp_path / "boxes.json", boxes)
+    stills = IndexedPoses(index, tmp_path, "test", image_size=32, boxes=tmp_path / "boxes.json")
+    for sample, left in zip([stills[i] for i in range(3)], (40, 140, 240), strict=True):
+        to_crop = sample["to_crop"].numpy()
+        np.testing.assert_allclose(to_crop[:2] @ [left + 10, 120, 1], [0.5, 0.5], atol=0.05)
+        np.testing.assert_allclose(1 / to_crop[0, 0], 41 * SHARE, rtol=0.1)
+    # A clip shows all of the way.
+    clip = IndexedClips(index, tmp_path, "test", image_size=32, boxes=tmp_path / "boxes.json")[0]
+    np.testing.assert_allclose(1 / clip["to_crop"][0, 0], 1.25 * 200 + 41 * SHARE, rtol=0.05)
+
+
+def test_a_sequence_may_be_named_as_a_still_is(tmp_path: Path) -> None:
+    """The second person of a recording of NTU is a sequence of its own."""
+    for i in range(3):
+        write_jpeg(tmp_path / f"a/{i}.jpg", np.zeros((100, 100, 3), np.uint8))
+    sequences = [{"media": "a", "name": name, "action": "wave", "split": "test"} for name in ("a", "a#1")]
+    writer.write_json(tmp_path, sequences)
+    save_boxes(tmp_path / "boxes.json", {"a": [0, 0, 50, 50], "a#1": [50, 50, 90, 90]})
+    data = IndexedClips(folder.read(tmp_path), tmp_path, "test", boxes=tmp_path / "boxes.json")
+    assert data.clip(0, [1])["box"].tolist() == [0, 0, 50, 50]
+    assert data.clip(1, [1])["box"].tolist() == [50, 50, 90, 90]
+
+
+def test_what_cannot_be_read_is_left_out(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "c.png").write_bytes((tmp_path / "c.png").read_bytes()[:20])
+    assert set(find_boxes(index, tmp_path, "test", corners)) == {"folder/a.mp4", "folder/b"}
+    for path in (tmp_path / "a.mp4", tmp_path / "b/1.jpg"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="not one medium of the test split of folder can be read"):
+        find_boxes(index, tmp_path, "test", corners)
 
 
 def test_nobody_is_found(index: Index, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def crops_show_the_people(sample: dict[str, np.ndarray], picture: Path) -> None:
 def test_mpii(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures = mpii_writer.example(tmp_path)
     mpii_writer.write_mat(tmp_path, pictures)
-    assert main(["mpii", str(tmp_path), "--no-progress", "--check", "--set", "layout=pa17"]) == 0
+    assert main(["mpii", str(tmp_path), "--no-progress", "--whole", "--set", "layout=pa17"]) == 0
     printed = capsys.readouterr().out
     assert "left out, no joints: 1 (mpii/000000007/1)" in printed
     # What a complete copy holds is known of the community's lists alone.

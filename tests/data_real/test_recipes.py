@@ -174,6 +174,7 @@ def test_the_3d_scenario(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     convention = '"release" (joints ' + ", ".join(map(str, JOINTS["release"])) + ")"
     assert f"17 joints by convention {convention}" in found.protocols["MPJPE"]
     assert f"17 joints by convention {convention}" in printed
+    assert found.protocols["MPJPE"].endswith("millimetres; the subjects' own skeletons, every 64 frames.")
     for activity, error in errors.items():
         assert f"{activity} │ {error:,.1f}" in printed
     assert f"average over activities │ {found.pose.mpjpe_over_actions:,.1f}" in printed
@@ -181,7 +182,7 @@ def test_the_3d_scenario(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     ntu = evaluate_run("run", data="ntu", **QUICK)
     assert (ntu.pose_samples, ntu.clips) == (2, 2)
     assert set(ntu.protocols) == {"MPJPE", "single clip", "multi clip", "boxes"}
-    assert "every 8 frames" in ntu.protocols["single clip"]
+    assert ntu.protocols["single clip"].endswith("every 8 frames; cross-subject split.")
     assert "convention" not in ntu.protocols["MPJPE"]
     mpii = evaluate_run("run", data="mpii", **QUICK)
     assert len(mpii.pose.pckh_by_joint) == 14
@@ -246,6 +247,10 @@ def test_boxes(data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     assert given.protocols["boxes"] == "from boxes.json."
     assert "boxes: from boxes.json." in Path("given/report.html").read_text()
     assert given.worst_poses[0].error != own.worst_poses[0].error
+
+    Path("some.json").write_text(json.dumps(dict(list(boxes.items())[:1])))
+    some = evaluate_run("net.safetensors", data="mpii", boxes="some.json", output="some", **QUICK)
+    assert some.protocols["boxes"] == "from some.json; 1 sequences that it does not name keep the data set's own."
 
     monkeypatch.setattr("pyhar.data.boxes.SURE", -1.0)  # Of an untrained network all joints are below the usual one.
     refined = evaluate_run("net.safetensors", data="mpii", boxes="refined", output="refined", **QUICK)

@@ -200,6 +200,7 @@ def test_networks_of_all_kinds_have_a_report(changes: dict, tmp_path: Path) -> N
     evaluate_and_report(tmp_path, model, names, StandIn(size=4), StandIn(size=4, kind="clips"), progress=False)
     page = Page((tmp_path / "report.html").read_text())
     assert ("MPJPE, mm" in page.words) == (model.config.dim == 3)
+    assert ("average over activities" in page.words) == (model.config.dim == 3)
     assert ("actions" in page.ids) == bool(model.num_action_blocks)
     assert "training" not in page.ids
 
@@ -220,6 +221,21 @@ def test_the_table_names_the_result_and_what_went_wrong() -> None:
     assert "1,210 frames/s in batches of 16" in text
     assert "2 samples could not be read: a.jpg is cut off" in text
     assert "3 predicted joints are not finite" in text
+
+
+def test_tables_of_the_last_block_by_joint_and_activity() -> None:
+    pose = PoseScores(
+        1, 1, pckh=80.0, mpjpe=71.5, pckh_by_joint={"neck": 91.25}, mpjpe_by_joint={"pelvis": 0.0, "neck": 40.04},
+        mpjpe_by_action={"Eating": 60.0, "Posing": 90.0}, mpjpe_over_actions=75.0,
+    )  # fmt: skip
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    report.print_table(Evaluation("", "", joints=["pelvis", "neck"], poses=[PoseScores(1, 2), pose]), console)
+    rows = [line.replace("│", " ").split() for line in console.export_text().splitlines() if "│" in line]
+    assert ["pelvis", "–", "0.0"] in rows
+    assert ["neck", "91.2", "40.0"] in rows
+    assert ["Posing", "90.0"] in rows
+    assert ["average", "over", "activities", "75.0"] in rows
+    assert ["average", "over", "joints", "71.5"] in rows
 
 
 def test_blocks_are_matched_by_place() -> None:

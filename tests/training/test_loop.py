@@ -10,6 +10,7 @@ from tiny_training import config, only, register, run
 
 from pyhar.data.layouts import PA16, custom_layout
 from pyhar.errors import UserError
+from pyhar.evaluate import _load
 from pyhar.models import SPNet, load_model
 from pyhar.training import loop
 from pyhar.training.checkpoint import WeightAverage, read_checkpoint
@@ -228,8 +229,12 @@ def test_unreadable_samples_are_counted(tmp_path, capsys):
     register(broken=(3, 4, 5))
     run(only(config(tmp_path, steps=6), "pose"))
     out = capsys.readouterr().out
-    assert "skipped a sample: tiny/" in out
-    assert "samples could not be read and were replaced by others" in out
+    # Every one of 24 samples is drawn once, and its successor is tried where it cannot be read.
+    assert [out.count(f"skipped a sample: tiny/{n}.jpg is broken\n") for n in (3, 4, 5)] == [1, 1, 1]
+    assert out.endswith(
+        "6 times a sample could not be read and was replaced by another:\n"
+        "  3 times: tiny/5.jpg is broken\n  2 times: tiny/4.jpg is broken\n  1 times: tiny/3.jpg is broken\n"
+    )
 
 
 def test_start_from_poses_alone(whole, tmp_path):
@@ -313,6 +318,25 @@ def test_a_model_knows_the_joints_of_its_data(tmp_path, monkeypatch):
     model = tiny_training.dataclasses.replace(tiny_training.MODEL, layout="own")
     run(only(config(tmp_path, model=model, steps=1), "pose"))
     assert load_model(tmp_path)[1].joint_layout == own
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_a_run_under_way_can_be_evaluated(tmp_path, capsys, ema_decay):
+    register(interrupt_at=5)
+    with pytest.raises(Interrupted):
+        run(only(config(tmp_path, ema_decay=ema_decay), "decoupled"))
+    state = read_checkpoint(tmp_path / "last.pt")
+    model, meta = _load(tmp_path, torch.device("cpu"))
+    assert "no trained network yet: this is its checkpoint last.pt" in capsys.readouterr().err
+    assert model.config.decoupled
+    assert not model.training
+    assert meta.action_names == [["sit", "stand", "walk"]]
+    assert meta.extra["pose_data"] == "tiny"
+    expected = {**state["model"], **(state["average"] or {"mean": {}})["mean"]}
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    model, _ = _load(tmp_path / "last.pt", torch.device("cpu"))
+    assert capsys.readouterr().err == ""
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
 def test_more_steps_go_on_from_the_end(tmp_path):

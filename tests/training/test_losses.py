@@ -139,6 +139,28 @@ def test_unlabelled_clips_cost_nothing():
     assert torch.equal(torch.autograd.grad(loss, logits)[0], torch.zeros(2, 3))
 
 
+def test_the_last_block_alone_or_no_poses():
+    """What Tables 4 and 6 compare with."""
+    generator = torch.Generator().manual_seed(3)
+    blocks = [torch.rand(2, 4, 5, 4, generator=generator, requires_grad=True) for _ in range(3)]
+    logits = [[torch.randn(2, 3, generator=generator, requires_grad=True)] for _ in range(2)]
+    output = SPNetOutput(poses=blocks, action_logits=logits)
+    batch = {
+        "pose": torch.rand(2, 4, 5, 3, generator=generator),
+        "pose_valid": torch.ones(2, 4, 5, 3, dtype=torch.bool),
+        "confidence": torch.ones(2, 4, 5),
+        "action": torch.tensor([0, 2]),
+        "action_head": torch.tensor([0, 0]),
+    }
+    last = SPNetOutput(poses=blocks[-1:], action_logits=logits[-1:])
+    for task in ("pose", "action"):
+        one = batch_losses(task, output, batch, LossConfig(blocks="last", clip_pose=0.5))
+        torch.testing.assert_close(one.total, batch_losses(task, last, batch, LossConfig(clip_pose=0.5)).total)
+        assert one.total < batch_losses(task, output, batch, LossConfig(clip_pose=0.5)).total
+    nothing = batch_losses("pose", output, batch, LossConfig(pose=0.0, confidence=0.0)).total
+    assert not any(gradient.any() for gradient in torch.autograd.grad(nothing, blocks))
+
+
 def test_weights_and_parts():
     output = SPNetOutput(poses=[torch.rand(2, 4, 5, 4)], action_logits=[[torch.randn(2, 3)]])
     batch = {

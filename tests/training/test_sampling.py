@@ -128,7 +128,7 @@ def test_an_unreadable_sample_is_replaced_and_reported():
     source = TrainingData({"pose": [tiny_training.TinyData("pose", size=10, broken=(3, 4))], "action": []})
     sample = source["pose", 0, 3, 7]
     assert sample["name"] == "tiny/pose/5"
-    assert sample["replaced"] == "tiny/3.jpg is broken; tiny/4.jpg is broken"
+    assert sample["replaced"] == "tiny/3.jpg is broken\ntiny/4.jpg is broken"
     assert source["pose", 0, 5, 7]["replaced"] == ""
 
 

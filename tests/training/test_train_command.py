@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 import yaml
 
 from pyhar import cli, train
+from pyhar.data.layouts import PA17
 from pyhar.errors import UserError
 from pyhar.training import loop
 from pyhar.training.checkpoint import read_checkpoint
@@ -26,6 +28,7 @@ from pyhar.training.config import (
     load_config,
     save_config,
 )
+from pyhar.training.setup import build_data
 
 NAMES = ("small", "pose", "penn", "ntu", "penn-release", "ntu-release")
 
@@ -68,6 +71,35 @@ def test_a_wrong_file_is_one_clear_error(text, message, tmp_path):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         load_config(tmp_path / "config.yaml")
+
+
+def test_augmentation_reaches_every_data_set(monkeypatch):
+    """The paper's presets take the paper's ranges, the release's those of the authors' code, which erases rectangles
+    of Human3.6M alone.
+    """
+    taken = {}
+
+    class Source(types.SimpleNamespace):
+        def __len__(self):
+            return 1
+
+    def build(name, split, kind, *, augment, **_):
+        taken[name, kind] = augment
+        return Source(layout=PA17, action_names=("sit", "stand"))
+
+    monkeypatch.setattr("pyhar.data.registry.build", build)
+    build_data(get_train_preset("ntu"))
+    assert set(taken.values()) == {True}
+    build_data(get_train_preset("ntu-release"))
+    assert taken == {
+        ("human36m", "pose"): "release-erasing",
+        ("mpii", "pose"): "release",
+        ("ntu", "pose"): "release",
+        ("ntu", "clips"): "release",
+    }
+    assert get_train_preset("penn-release").data.augmentation == "release"
+    build_data(train.parse(["ntu", "--data.augmentation", "gentle"])[0])
+    assert set(taken.values()) == {"gentle"}
 
 
 def test_options_override_the_preset():

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pyhar.data.augment import Augmentation, Crop, draw_crop
+from pyhar.data.augment import Augmentation, Crop, choose_augmentation, draw_crop
 from pyhar.data.clips import centre_clip, random_clip
 from pyhar.data.geometry import crop_map, square_box, to_crop_pixels
 from pyhar.data.layouts import PA17, JointLayout
@@ -47,7 +47,7 @@ class _Synthetic:
         seed: int,
         size: int | None,
         default_size: int,
-        augment: bool | Augmentation | None,
+        augment: bool | str | Augmentation | None,
     ) -> None:
         if image_size < 8:
             raise UserError(f"image_size must be at least 8 pixels, not {image_size}")
@@ -59,11 +59,7 @@ class _Synthetic:
         self.split = split
         self.image_size = image_size
         self.seed = seed
-        if augment is None:
-            augment = split == "train"
-        self.augmentation: Augmentation | None = (
-            (Augmentation() if augment else None) if isinstance(augment, bool) else augment
-        )
+        self.augmentation = choose_augmentation(split == "train" if augment is None else augment, Augmentation())
         self._size = default_size if size is None else size
 
     def __len__(self) -> int:
@@ -132,9 +128,9 @@ def _float(values: npt.NDArray[np.generic]) -> torch.Tensor:
 class SyntheticPoses(_Synthetic):
     """Stills: a random frame of a random performance.
 
-    split: "train", "val" or "test". augment: True, False or ranges; None: as the split is "train" or not. size:
-    number of samples. Raises UserError for an unknown split or a value out of range, IndexError for an index outside
-    the data set.
+    split: "train", "val" or "test". augment: True, False, a name from `pyhar.data.augment.AUGMENTATIONS` (nothing is
+    erased here) or ranges; None: as the split is "train" or not. size: number of samples. Raises UserError for an
+    unknown split or a value out of range, IndexError for an index outside the data set.
     """
 
     _kind = "still"
@@ -145,7 +141,7 @@ class SyntheticPoses(_Synthetic):
         image_size: int = 128,
         seed: int = 0,
         size: int | None = None,
-        augment: bool | Augmentation | None = None,
+        augment: bool | str | Augmentation | None = None,
     ) -> None:
         super().__init__(split, image_size, seed, size, 8192 if split == "train" else 560, augment)
 
@@ -175,7 +171,7 @@ class SyntheticClips(_Synthetic):
         clip_frames: int = 8,
         seed: int = 0,
         size: int | None = None,
-        augment: bool | Augmentation | None = None,
+        augment: bool | str | Augmentation | None = None,
         subsample: int = 5,
     ) -> None:
         super().__init__(split, image_size, seed, size, 2016 if split == "train" else 280, augment)
