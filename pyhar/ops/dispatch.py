@@ -121,15 +121,15 @@ _OTHERS = frozenset((type(None), bool, int, float, str, list, tuple))
 def are_plain(values: Iterable[Any]) -> bool:
     """Whether the memory of every tensor among arguments holds its numbers.
 
-    That of a subclass, of a batch of gradients, of what a transform of `torch.func` leaves behind and of a negation
-    that PyTorch has put off does not.
+    That of a subclass, of a batch of gradients, of what a transform of `torch.func` leaves behind, of a negation that
+    PyTorch has put off and of zeros that it knows without memory does not.
     """
     for value in values:
         if value is None:
             continue
         kind = type(value)
         if kind in _TENSORS:
-            if not torch._C._has_storage(value) or value.is_neg():
+            if not torch._C._has_storage(value) or value.is_neg() or value._is_zerotensor():
                 return False
         elif kind not in _OTHERS:
             return False
