@@ -188,6 +188,21 @@ def test_cut_computes_nothing_unread(name: str, pose_block: int | None, action_b
     assert unread == []
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_stills_end_at_the_last_pose_of_a_cut(name: str) -> None:
+    """What lies between a cut's pose and its action is computed of clips alone."""
+    config = VARIANTS[name]
+    cut = make(config).cut(1, -1)
+    ran = set()
+    for key, module in cut.named_modules():
+        module.register_forward_hook(lambda *_, key=key: ran.add(f"{key}."))
+    (pose,) = cut(clip(config)[:, 0]).poses
+    grads = torch.autograd.grad(pose.square().sum(), list(cut.parameters()), allow_unused=True)
+    unread = [key for (key, _), grad in zip(cut.named_parameters(), grads, strict=True) if grad is None]
+    assert not ran & {key.rpartition(".")[0] + "." for key in unread}
+    torch.testing.assert_close(pose, cut(clip(config)).poses[0][:, 0], atol=1e-5, rtol=1e-4)
+
+
 def test_cut_shares_parameters_and_says_what_is_wrong() -> None:
     model = make(TINY)
     cut = model.cut(2, 0)
