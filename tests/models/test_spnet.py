@@ -21,9 +21,15 @@ TINY = SPNetConfig(
     appearance_features=16,
     num_actions=(4, 3),
 )
-RELEASE = {"appearance_source": "first", "confidence": "window", "grid": "corners", "reinjection": "logits"}
+RELEASE = {
+    "appearance_source": "first",
+    "confidence": "window",
+    "grid": "corners",
+    "reinjection": "logits",
+    "action_layers": "separable",
+}
 VARIANTS = {
-    "paper": TINY,
+    "paper": dataclasses.replace(TINY, action_layers="standard"),
     "release": dataclasses.replace(TINY, **RELEASE),
     "decoupled": dataclasses.replace(TINY, decoupled=True),
     "release decoupled 2D": dataclasses.replace(TINY, dim=2, decoupled=True, **RELEASE),
@@ -81,6 +87,33 @@ def test_the_authors_count() -> None:
     with torch.device("meta"):
         assert count(SPNet(PRESETS["penn-release"])) == 20_236_000
         assert count(SPNet(dataclasses.replace(NTU, decoupled=True))) == 34_634_288
+
+
+def test_where_the_paper_and_the_release_differ_the_presets_do() -> None:
+    for name, config in PRESETS.items():
+        if name in ("penn", "ntu"):
+            assert {key: getattr(config, key) for key in RELEASE} == {
+                "appearance_source": "same",  # Sec. 3.3.2
+                "confidence": "max",  # Sec. 3.2.3
+                "grid": "unit",  # Eq. 8
+                "reinjection": "maps",  # Eq. 10
+                "action_layers": "standard",  # Sec. 4.2.2
+            }
+        elif "release" in name:
+            assert {key: getattr(config, key) for key in RELEASE} == RELEASE
+
+
+def test_standard_action_layers_are_plain_3x3_convolutions() -> None:
+    model = make(VARIANTS["paper"])
+    units = [visit.action_unit for visit in model.path if visit.action_unit is not None]
+    assert len(units) == model.num_action_blocks - 1
+    y = torch.randn(2, 16, 4, 3)
+    for unit in units:
+        norm, weight = unit.norm, unit.main.weight
+        assert weight.shape == (16, 16, 3, 3)
+        scale = norm.weight / (norm.running_var + 1e-3).sqrt()
+        a = (scale[:, None, None] * (y - norm.running_mean[:, None, None]) + norm.bias[:, None, None]).relu()
+        torch.testing.assert_close(unit(y), y + torch.conv2d(a, weight, padding=1), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
