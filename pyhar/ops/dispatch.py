@@ -43,7 +43,7 @@ class Implementation(NamedTuple):
 
     function: Callable[..., Any]
     can_serve: Callable[..., str | None]
-    whatever_is_here: bool
+    whatever_is_here: bool = False
     """whether it can serve every call with tensors on the device it is made for"""
 
 
