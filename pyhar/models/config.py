@@ -22,8 +22,8 @@ class Cut:
 class SPNetConfig:
     """Everything that fixes the network's layers.
 
-    The first group is free; the second says where the paper and the authors' release differ (defaults: the paper, but
-    for `action_layers`, which files of before the field lack); the third records what was done to a trained network.
+    The first group is free; the second says where the paper and the authors' release differ (defaults: the paper; of
+    `action_layers` the release, as in files that do not say it); the third records what was done to a trained network.
     """
 
     num_joints: int = 16

@@ -101,6 +101,8 @@ def test_where_the_paper_and_the_release_differ_the_presets_do() -> None:
             }
         elif "release" in name:
             assert {key: getattr(config, key) for key in RELEASE} == RELEASE
+    earlier = {key: value for key, value in TINY.to_dict().items() if key != "action_layers"}
+    assert SPNetConfig.from_dict(earlier).action_layers == "separable"  # files that do not say it
 
 
 def test_standard_action_layers_are_plain_3x3_convolutions() -> None:
