@@ -1,4 +1,5 @@
-// The Python module pyhar._native: the only file under csrc/ that knows Python, and none knows PyTorch.
+// The Python module pyhar._native: with tensors.h the only file under csrc/ that knows Python. None is compiled with
+// PyTorch.
 // pyhar/_native.pyi says the same names in Python's words.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -227,7 +228,7 @@ void cuda_launch(
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-    m.doc() = "pyhar's native core. It takes plain addresses and sizes and works with any PyTorch.";
+    m.doc() = "pyhar's native core. It is compiled without PyTorch and works with any.";
     m.def("build_info", &build_info, 
           "How this module was built: version, compiler, cpp_standard, openmp, cuda_toolkit (13000 for 13.0, 0: none).");
     m.def("cpu_features", &pyhar::cpu_features,

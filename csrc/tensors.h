@@ -74,9 +74,14 @@ inline bool read(py::handle tensor, TensorArgument& argument) {
     const bool read = !PyErr_Occurred() && type_of(tensor, argument.map.type) &&
                       numbers(attribute(tensor, shape), argument.shape.data()) &&
                       numbers(call(tensor, stride), argument.map.stride);
-    if (!PyErr_Occurred()) return read;
-    PyErr_Clear();
-    return false;
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        return false;
+    }
+    if (read && argument.map.data == nullptr && tensor.attr("numel")().cast<std::int64_t>() > 0) {
+        throw py::value_error("a tensor has no memory: its storage was resized to 0");
+    }
+    return read;
 }
 
 }  // namespace python

@@ -269,7 +269,7 @@ def _residual(unit: ResidualUnit, prefix: str) -> Iterator[tuple[nn.Module, str]
     yield unit.norm, f"{prefix}_bn1"
     if unit.shortcut is not None:
         yield unit.shortcut, f"{prefix}_shortcut_conv"
-    if isinstance(unit.main, SeparableConv):
+    if isinstance(unit.main, (SeparableConv, nn.Conv2d)):
         yield unit.main, f"{prefix}_conv1"
     else:
         yield unit.main[0], f"{prefix}_conv1"

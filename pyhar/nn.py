@@ -4,8 +4,8 @@ The modules `SpatialSoftmax`, `SoftArgmax2d`, `PoseDecoder` and `AppearancePooli
 as a number, as a tensor () or (J,), which becomes a buffer, or as an `nn.Parameter` of such a shape, which is learnt.
 Their `backend` names the backend that must serve them; None takes the fastest that can.
 
-The drop-ins keep the signature and the values of what they replace, with one difference: coordinates of half-precision
-maps are computed and returned in float32.
+The drop-ins keep the signature and the values of what they replace, but for what their docstrings say, and for one
+difference: coordinates of half-precision maps are computed and returned in float32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pyhar import ops
-from pyhar.ops.grid import check_grid
+from pyhar.ops.grid import axis, check_grid
 from pyhar.ops.validation import check_confidence, check_maps
 
 
@@ -152,13 +152,16 @@ class SpatialSoftmaxKeypoints(nn.Module):
 
     Args:
         input_shape: (C, H, W) of the features.
-        num_kp: number of keypoints K, made by a 1x1 convolution; None takes each channel for a keypoint.
+        num_kp: number of keypoints K, made by a 1x1 convolution; None takes each channel for a keypoint (it is the
+            default here and in LeRobot, where in robomimic 32 is).
         temperature: positive number that divides the maps before the softmax.
         learnable_temperature: whether the temperature is a parameter.
+        output_variance: return the covariances (B, K, 2, 2) of x and y under the softmax beside the keypoints.
+        noise_std: in training, keypoints get normal noise of this standard deviation.
 
     Raises:
-        TypeError, ValueError: `input_shape` is not three sizes, `num_kp` is less than 1, or the temperature is not a
-            positive number; on a call, the features have not C channels.
+        TypeError, ValueError: `input_shape` is not three sizes, `num_kp` is less than 1, the temperature is not a
+            positive number, or the noise is negative; on a call, the features have not C channels.
     """
 
     temperature: Tensor
@@ -169,6 +172,8 @@ class SpatialSoftmaxKeypoints(nn.Module):
         num_kp: int | None = None,
         temperature: float = 1.0,
         learnable_temperature: bool = False,
+        output_variance: bool = False,
+        noise_std: float = 0.0,
     ) -> None:
         super().__init__()
         if isinstance(input_shape, int) or len(input_shape) != 3:
@@ -176,6 +181,10 @@ class SpatialSoftmaxKeypoints(nn.Module):
         if num_kp is not None and num_kp < 1:
             raise ValueError(f"num_kp: expected 1 or more, or None for one of each channel, got {num_kp}")
         _check_temperature(temperature)
+        if not noise_std >= 0:
+            raise ValueError(f"noise_std: expected 0 or more, got {noise_std}")
+        self.output_variance = output_variance
+        self.noise_std = noise_std
         self.input_shape = tuple(input_shape)
         channels = self.input_shape[0]
         self.num_kp = channels if num_kp is None else num_kp
@@ -191,16 +200,28 @@ class SpatialSoftmaxKeypoints(nn.Module):
         """Return the shape [K, 2] of the keypoints of one picture; the argument is not needed."""
         return [self.num_kp, 2]
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         check_maps("features", features, "C")
         if features.shape[1] != self.input_shape[0]:
             raise ValueError(f"features: expected (B, {self.input_shape[0]}, H, W), got {tuple(features.shape)}")
         if self.nets is not None:
             features = self.nets(features)
-        return ops.soft_argmax(features, beta=_inverse(self.temperature, features), grid="ndc_corners")
+        beta = _inverse(self.temperature, features)
+        xy = ops.soft_argmax(features, beta=beta, grid="ndc_corners")
+        noisy = xy + self.noise_std * torch.randn_like(xy) if self.training and self.noise_std else xy
+        return (noisy, _covariance(features, beta, xy)) if self.output_variance else noisy
 
     def extra_repr(self) -> str:
         return f"input_shape={self.input_shape}, num_kp={self.num_kp}"
+
+
+def _covariance(maps: Tensor, beta: float | Tensor, xy: Tensor) -> Tensor:
+    """Return the covariances (B, J, 2, 2) of x and y in [-1, 1] under softmax(beta * maps), whose means are `xy`."""
+    y, x = (axis("ndc_corners", n, xy) for n in maps.shape[-2:])
+    products = torch.stack(torch.broadcast_tensors(x * x, x * y[:, None], (y * y)[:, None]))
+    xx, x_y, yy = ops.pool_appearance(maps, products.expand(len(maps), -1, -1, -1), beta=beta).unbind(-1)
+    second = torch.stack((xx, x_y, x_y, yy), -1).unflatten(-1, (2, 2))
+    return second - xy[..., None] * xy[..., None, :]
 
 
 def _adapt_keypoint_weights(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:

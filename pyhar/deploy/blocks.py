@@ -105,7 +105,7 @@ class Block(nn.Module):
         self.heads_with_actions = Heads(block, numbers.maps, actions=True) if own_maps else self.heads
 
     def forward(
-        self, x: Tensor, first: Tensor, *, actions: bool
+        self, x: Tensor, first: Tensor, *, actions: bool, last: bool = False
     ) -> tuple[Tensor, Tensor | None, ActionInput | None, BlockMaps | None]:
         """As `PredictionBlock.forward`."""
         cfg = self.config
@@ -134,7 +134,7 @@ class Block(nn.Module):
         if self.wants_pose and pose is None:
             assert heat is not None
             pose = join(ops.decode_pose(heat, depth, grid=cfg.grid, confidence=cfg.confidence))
-        if heads.back is not None:
+        if heads.back is not None and not last:
             x = heads.reinject(maps, split, z_prime, z)
         return x, pose, seen, None if heat is None else BlockMaps(heat, depth, own_heat, own_depth)
 

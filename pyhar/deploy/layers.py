@@ -96,6 +96,25 @@ class Separable(Layer):
         )
 
 
+class Standard(Layer):
+    """Norm, relu and convolution of a residual unit whose shortcut is the identity: the caller adds x as a skip."""
+
+    scale: Tensor
+    shift: Tensor
+    weight: Tensor
+
+    def __init__(self, unit: ResidualUnit, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert isinstance(unit.main, nn.Conv2d)
+        assert unit.shortcut is None
+        scale, shift = fold(unit.norm)
+        self.hold(scale=scale, shift=shift, weight=unit.main.weight.to(dtype))
+
+    def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
+        """x (N, C, Y, X) and up to two (N, O, Y, X) that are added; returns (N, O, Y, X)."""
+        return ops.convolution_unit(x, self.scale, self.shift, self.weight, skips=skips)
+
+
 class Downscaling(Separable):
     """Half the resolution, then a residual unit."""
 
@@ -137,6 +156,7 @@ class Bottleneck(Layer):
 
     def __init__(self, unit: ResidualUnit, numbers: Numbers) -> None:
         super().__init__()
+        assert isinstance(unit.main, nn.Sequential)
         reduce, norm, _, expand = unit.main
         assert isinstance(reduce, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)

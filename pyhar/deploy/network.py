@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyhar.deploy.blocks import Action, Block
 from pyhar.deploy.graphs import Graphs
-from pyhar.deploy.layers import Entry, Numbers, Separable, deploy_scale
+from pyhar.deploy.layers import Entry, Numbers, Separable, Standard, deploy_scale
 from pyhar.errors import UserError, unknown_name
 from pyhar.kernels import native
 from pyhar.kernels.cpu_entry import entry, instruction_set, why_unusable
@@ -96,7 +96,11 @@ class DeployedVisit(nn.Module):
         self.scale = deploy_scale(visit.scale, numbers)
         self.block = Block(visit.block, numbers)
         unit, action = visit.action_unit, visit.block.action
-        self.action_unit = None if unit is None else Separable.of(unit, Numbers(numbers.maps))
+        self.action_unit: Separable | Standard | None = None
+        if unit is not None and visit.block.config.action_layers == "standard":
+            self.action_unit = Standard(unit, numbers.maps)
+        elif unit is not None:
+            self.action_unit = Separable.of(unit, Numbers(numbers.maps))
         self.action = None if action is None else Action(action, numbers.maps)
 
     @property

@@ -73,9 +73,9 @@ class SeparableConv(nn.Sequential):
 class ResidualUnit(nn.Module):
     """Pre-activation residual unit on (N, in_channels, H, W).
 
-    kind "separable": relu(norm(x)) through one separable convolution; kind "bottleneck": through 1x1 to out/divisor
-    channels, norm, relu, k x k. The shortcut is x itself, or a 1x1 convolution of relu(norm(x)) where the channels
-    change.
+    kind "separable": relu(norm(x)) through one separable convolution; kind "standard": through one plain convolution;
+    kind "bottleneck": through 1x1 to out/divisor channels, norm, relu, k x k. The shortcut is x itself, or a 1x1
+    convolution of relu(norm(x)) where the channels change.
     """
 
     def __init__(
@@ -83,15 +83,17 @@ class ResidualUnit(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel: int,
-        kind: Literal["separable", "bottleneck"],
+        kind: Literal["separable", "standard", "bottleneck"],
         divisor: int = 2,
     ) -> None:
         super().__init__()
         self.norm = batch_norm(in_channels)
         self.shortcut = conv(in_channels, out_channels) if in_channels != out_channels else None
-        self.main: nn.Sequential
+        self.main: nn.Sequential | nn.Conv2d
         if kind == "separable":
             self.main = SeparableConv(in_channels, out_channels, kernel)
+        elif kind == "standard":
+            self.main = conv(in_channels, out_channels, kernel)
         else:
             middle = out_channels // divisor
             self.main = nn.Sequential(

@@ -54,9 +54,10 @@ class PredictionBlock(nn.Module):
             action.depth = conv(channels, joints) if config.dim == 3 else None
 
     def forward(
-        self, x: Tensor, first: Tensor, *, actions: bool
+        self, x: Tensor, first: Tensor, *, actions: bool, last: bool = False
     ) -> tuple[Tensor, Tensor | None, ActionInput | None, BlockMaps | None]:
-        """x (N, F, h, w); first: Z0 of this level; actions: whether the action part's input is wanted.
+        """x (N, F, h, w); first: Z0 of this level; actions: whether the action part's input is wanted; last: whether
+        nobody reads the output features of this call.
 
         Returns output features, pose (N, J, dim + 1), what the action part reads, maps; None for what is not wanted.
         """
@@ -90,7 +91,7 @@ class PredictionBlock(nn.Module):
             assert heat is not None
             pose = join(ops.decode_pose(heat, depth, grid=cfg.grid, confidence=cfg.confidence))
 
-        if self.heat_back is not None:
+        if self.heat_back is not None and not last:
             assert heat is not None
             x = z_prime + z + self._reinject(a, heat, depth)
         maps = BlockMaps(heat, depth, action_heat, action_depth) if heat is not None else None

@@ -116,7 +116,7 @@ class SPNet(TwoPartNetwork):
             scale = (DownscalingUnit if step.down else UpscalingUnit)(before, config.growth, config.kernel_size)
             action_unit = action = None
             if step.action_block is not None and last_action is not None and step.action_block <= last_action:
-                action_unit = ResidualUnit(n, n, 3, "separable") if carried else None
+                action_unit = ResidualUnit(n, n, 3, config.action_layers) if carried else None
                 action = ActionPart(config, channels, carried=carried, reinject=step.action_block != last_action)
                 carried = True
             block = PredictionBlock(

@@ -103,14 +103,17 @@ class TwoPartNetwork(nn.Module):
                 f"both sides must be multiples of {self.config.size_multiple}"
             )
         found = FrameFeatures([], [], [])
+        path = self.path
+        if not actions:  # a cut may have left actions behind the last pose
+            path = path[: 1 + max((n for n, visit in enumerate(path) if visit.block.wants_pose), default=-1)]
         x = self.entry(frames)
         features: dict[int, Tensor] = {0: x}  # X of each level
         first: dict[int, Tensor] = {0: x}  # Z0 of each level
-        for visit in self.path:
+        for visit in path:
             level = visit.level
             x = visit.arrive(x, features.get(level))
             first.setdefault(level, x)
-            x, pose, seen, maps = visit.block(x, first[level], actions=actions)
+            x, pose, seen, maps = visit.block(x, first[level], actions=actions, last=visit is path[-1])
             features[level] = x
             if pose is not None:
                 found.poses.append(pose)

@@ -13,7 +13,8 @@ not wait for a device. `pyhar.ops.compiled` does all this for a module of kernel
 
 The backend of a call: the argument `backend`, else the one asked for by `use_backend`, else by the environment variable
 PYHAR_BACKEND (read when pyhar is imported), else the first of `BACKENDS` that is made for the tensors' device and can
-serve it. A backend that was asked for and cannot serve the call is an error. Forward-mode derivatives,
+serve it. A backend that was asked for and cannot serve the call is an error; but for the operators of `LAYERS`, which
+not every backend has: asked for from outside of the call, it serves those that it can. Forward-mode derivatives,
 `torch.jit.trace` and transforms of `torch.func` inside `torch.compile` know "eager" alone.
 """
 
@@ -34,6 +35,19 @@ from pyhar.errors import UserError, unknown_name
 # Every backend, fastest first, and the device it is made for. "cuda" is compiled ahead, "nvrtc" the same source at run
 # time, "cpu" is C++. A backend may serve other devices when asked to: Triton's interpreter runs on the CPU.
 BACKENDS: dict[str, str | None] = {"cuda": "cuda", "nvrtc": "cuda", "triton": "cuda", "cpu": "cpu", "eager": None}
+
+# The network's convolutions, beside what reads maps.
+LAYERS = frozenset(
+    (
+        "bottleneck_unit",
+        "convolution_unit",
+        "depthwise_conv",
+        "pooling_unit",
+        "separable_unit",
+        "stem_unit",
+        "upsampling_unit",
+    )
+)
 
 Probe = Callable[[], str | None]
 
@@ -85,7 +99,8 @@ def available_backends() -> dict[str, str | None]:
 
 @contextmanager
 def use_backend(backend: str) -> Iterator[None]:
-    """Have every operator called inside (by any thread of the process) served by `backend`, or fail with the reason.
+    """Have every operator called inside (by any thread of the process) served by `backend`, or fail with the reason;
+    the network's convolutions (`LAYERS`) where it can.
 
     Raises:
         UserError: no backend has this name.
@@ -121,15 +136,15 @@ _OTHERS = frozenset((type(None), bool, int, float, str, list, tuple))
 def are_plain(values: Iterable[Any]) -> bool:
     """Whether the memory of every tensor among arguments holds its numbers.
 
-    That of a subclass, of a batch of gradients, of what a transform of `torch.func` leaves behind and of a negation
-    that PyTorch has put off does not.
+    That of a subclass, of a batch of gradients, of what a transform of `torch.func` leaves behind, of a negation that
+    PyTorch has put off and of zeros that it knows without memory does not.
     """
     for value in values:
         if value is None:
             continue
         kind = type(value)
         if kind in _TENSORS:
-            if not torch._C._has_storage(value) or value.is_neg():
+            if not torch._C._has_storage(value) or value.is_neg() or value._is_zerotensor():
                 return False
         elif kind not in _OTHERS:
             return False
@@ -161,21 +176,22 @@ def run(operator: str, backend: str | None, *args: Any) -> Any:
 def _select(operator: str, backend: str | None, args: tuple[Any, ...]) -> Callable[..., Any]:
     implementations = _operators[operator]
     asked = backend if backend is not None else _asked
-    if asked is None:
-        if _needs_eager(torch.compiler.is_compiling()) is None:
-            here = "cpu" if args[0].is_cpu else args[0].device.type
-            for name, implementation in implementations.items():
-                serves = BACKENDS[name] == here and _unusable(name) is None
-                if serves and (implementation.whatever_is_here or implementation.can_serve(*args) is None):
-                    return implementation.function
-        return implementations["eager"].function
-    kind = "PYHAR_BACKEND" if backend is None and asked is _FROM_ENVIRONMENT else "backend"
-    _check_name(asked, kind)
-    reason = _refusal(operator, asked, args)
-    if reason is not None:
-        able = ", ".join(name for name in implementations if _refusal(operator, name, args) is None)
-        raise UserError(f"{kind} {asked!r} cannot serve {operator}: {reason}; these can: {able}")
-    return implementations[asked].function
+    if asked is not None:
+        kind = "PYHAR_BACKEND" if backend is None and asked is _FROM_ENVIRONMENT else "backend"
+        _check_name(asked, kind)
+        reason = _refusal(operator, asked, args)
+        if reason is None:
+            return implementations[asked].function
+        if backend is not None or operator not in LAYERS or _unusable(asked) is not None:
+            able = ", ".join(name for name in implementations if _refusal(operator, name, args) is None)
+            raise UserError(f"{kind} {asked!r} cannot serve {operator}: {reason}; these can: {able}")
+    if _needs_eager(torch.compiler.is_compiling()) is None:
+        here = "cpu" if args[0].is_cpu else args[0].device.type
+        for name, implementation in implementations.items():
+            serves = BACKENDS[name] == here and _unusable(name) is None
+            if serves and (implementation.whatever_is_here or implementation.can_serve(*args) is None):
+                return implementation.function
+    return implementations["eager"].function
 
 
 def _refusal(operator: str, backend: str, args: tuple[Any, ...]) -> str | None:

@@ -34,7 +34,7 @@ TINY = SPNetConfig(
 )
 RELEASE = {"appearance_source": "first", "confidence": "window", "grid": "corners", "reinjection": "logits"}
 VARIANTS = {
-    "paper": TINY,
+    "paper": dataclasses.replace(TINY, action_layers="standard"),
     "centers, 2D, other stem": dataclasses.replace(TINY, grid="centers", dim=2, stem_features=6),
     "release": dataclasses.replace(TINY, **RELEASE),
     "decoupled": dataclasses.replace(TINY, decoupled=True),

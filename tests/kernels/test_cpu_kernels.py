@@ -494,6 +494,14 @@ def test_empty_batch(isa: str) -> None:
     assert run(h, f, h.clone(), upstream=g)["appearance"].shape == (0, 3, 2)
 
 
+def test_a_tensor_whose_memory_was_freed_is_an_error_and_no_crash() -> None:
+    """Sharded training frees memory so."""
+    logits, features = torch.randn(2, 3, 4, 5), torch.randn(2, 6, 4, 5)
+    features.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="a tensor has no memory: its storage was resized to 0"):
+        ops.pool_appearance(logits, features, backend="cpu")
+
+
 def test_isa_is_taken_from_the_environment() -> None:
     code = "from pyhar.kernels import cpu, native; print(cpu.why_unusable() or native.load().cpu_isa())"
     for asked, said in (("scalar", "scalar"), ("sse9", "sse9")):

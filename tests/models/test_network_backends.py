@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from pyhar import ops
+from pyhar.errors import UserError
 from pyhar.models import SPNet, SPNetConfig, get_preset
-from pyhar.ops import compiled
+from pyhar.ops import compiled, dispatch
 
 CONFIG = dataclasses.replace(get_preset("small"), image_size=64, clip_frames=4)
 LAUNCHERS = ("softmax_forward", "softmax_backward", "decode_forward", "decode_backward")
@@ -78,3 +79,28 @@ def test_every_block_goes_through_the_backend(reinjection: Any, decoupled: bool,
     for grad, parameter in zip(grads, model.parameters(), strict=True):
         if grad is not None:
             torch.testing.assert_close(grad, parameter.grad, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("from_outside", ["use_backend", "PYHAR_BACKEND"])
+def test_a_backend_that_lacks_convolutions_serves_the_maps(
+    from_outside: str, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The C++ backend has no depthwise convolution of contiguous maps, others have none at all."""
+    model, frames = SPNet(CONFIG), torch.rand(1, 3, 64, 64) * 2 - 1
+    x, weight = torch.rand(1, 2, 3, 4), torch.rand(2, 1, 3, 3)
+    expected = model(frames).poses
+    ran.clear()
+    with pytest.raises(UserError, match="'cpu' cannot serve depthwise_conv: x is not in memory format channels_last"):
+        ops.depthwise_conv(x, weight, backend="cpu")
+    monkeypatch.setattr(dispatch, "_asked", "cpu")
+    if from_outside == "PYHAR_BACKEND":
+        monkeypatch.setattr(dispatch, "_FROM_ENVIRONMENT", "cpu")
+    poses = model(frames).poses
+    sum(pose.sum() for pose in poses).backward()
+    assert ran.count("decode_forward") == ran.count("decode_backward") == len(poses)
+    torch.testing.assert_close(poses, expected)
+    torch.testing.assert_close(ops.depthwise_conv(x, weight), torch.conv2d(x, weight, padding=1, groups=2))
+    monkeypatch.setattr(dispatch, "_asked", "cuda")
+    monkeypatch.setitem(dispatch._probes, "cuda", lambda: "no CUDA device was found")
+    with pytest.raises(UserError, match="'cuda' cannot serve depthwise_conv: no CUDA device was found; these can: "):
+        ops.depthwise_conv(x, weight)

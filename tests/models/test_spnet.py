@@ -21,9 +21,15 @@ TINY = SPNetConfig(
     appearance_features=16,
     num_actions=(4, 3),
 )
-RELEASE = {"appearance_source": "first", "confidence": "window", "grid": "corners", "reinjection": "logits"}
+RELEASE = {
+    "appearance_source": "first",
+    "confidence": "window",
+    "grid": "corners",
+    "reinjection": "logits",
+    "action_layers": "separable",
+}
 VARIANTS = {
-    "paper": TINY,
+    "paper": dataclasses.replace(TINY, action_layers="standard"),
     "release": dataclasses.replace(TINY, **RELEASE),
     "decoupled": dataclasses.replace(TINY, decoupled=True),
     "release decoupled 2D": dataclasses.replace(TINY, dim=2, decoupled=True, **RELEASE),
@@ -81,6 +87,35 @@ def test_the_authors_count() -> None:
     with torch.device("meta"):
         assert count(SPNet(PRESETS["penn-release"])) == 20_236_000
         assert count(SPNet(dataclasses.replace(NTU, decoupled=True))) == 34_634_288
+
+
+def test_where_the_paper_and_the_release_differ_the_presets_do() -> None:
+    for name, config in PRESETS.items():
+        if name in ("penn", "ntu"):
+            assert {key: getattr(config, key) for key in RELEASE} == {
+                "appearance_source": "same",  # Sec. 3.3.2
+                "confidence": "max",  # Sec. 3.2.3
+                "grid": "unit",  # Eq. 8
+                "reinjection": "maps",  # Eq. 10
+                "action_layers": "standard",  # Sec. 4.2.2
+            }
+        elif "release" in name:
+            assert {key: getattr(config, key) for key in RELEASE} == RELEASE
+    earlier = {key: value for key, value in TINY.to_dict().items() if key != "action_layers"}
+    assert SPNetConfig.from_dict(earlier).action_layers == "separable"  # files that do not say it
+
+
+def test_standard_action_layers_are_plain_3x3_convolutions() -> None:
+    model = make(VARIANTS["paper"])
+    units = [visit.action_unit for visit in model.path if visit.action_unit is not None]
+    assert len(units) == model.num_action_blocks - 1
+    y = torch.randn(2, 16, 4, 3)
+    for unit in units:
+        norm, weight = unit.norm, unit.main.weight
+        assert weight.shape == (16, 16, 3, 3)
+        scale = norm.weight / (norm.running_var + 1e-3).sqrt()
+        a = (scale[:, None, None] * (y - norm.running_mean[:, None, None]) + norm.bias[:, None, None]).relu()
+        torch.testing.assert_close(unit(y), y + torch.conv2d(a, weight, padding=1), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -186,6 +221,21 @@ def test_cut_computes_nothing_unread(name: str, pose_block: int | None, action_b
     grads = torch.autograd.grad(total, list(cut.parameters()), allow_unused=True)
     unread = [key for (key, _), grad in zip(cut.named_parameters(), grads, strict=True) if grad is None]
     assert unread == []
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_stills_end_at_the_last_pose_of_a_cut(name: str) -> None:
+    """What lies between a cut's pose and its action is computed of clips alone."""
+    config = VARIANTS[name]
+    cut = make(config).cut(1, -1)
+    ran = set()
+    for key, module in cut.named_modules():
+        module.register_forward_hook(lambda *_, key=key: ran.add(f"{key}."))
+    (pose,) = cut(clip(config)[:, 0]).poses
+    grads = torch.autograd.grad(pose.square().sum(), list(cut.parameters()), allow_unused=True)
+    unread = [key for (key, _), grad in zip(cut.named_parameters(), grads, strict=True) if grad is None]
+    assert not ran & {key.rpartition(".")[0] + "." for key in unread}
+    torch.testing.assert_close(pose, cut(clip(config)).poses[0][:, 0], atol=1e-5, rtol=1e-4)
 
 
 def test_cut_shares_parameters_and_says_what_is_wrong() -> None:

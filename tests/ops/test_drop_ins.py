@@ -19,8 +19,17 @@ BLOCKS = re.findall(r"^```python\n(# from .*?)^```$", README.read_text(), re.MUL
 class PlainSpatialSoftmax(nn.Module):
     """The module of robot-learning code, as it is written there: a flat softmax and products with a meshgrid."""
 
-    def __init__(self, input_shape: tuple[int, int, int], num_kp: int, temperature: float) -> None:
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_kp: int,
+        temperature: float,
+        output_variance: bool = False,
+        noise_std: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.output_variance = output_variance
+        self.noise_std = noise_std
         channels, self.height, self.width = input_shape
         self.nets = nn.Conv2d(channels, num_kp, kernel_size=1)
         self.temperature = temperature
@@ -28,11 +37,21 @@ class PlainSpatialSoftmax(nn.Module):
         self.register_buffer("pos_x", x.reshape(1, -1))
         self.register_buffer("pos_y", y.reshape(1, -1))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Any:
         maps = self.nets(features)
         weights = (maps.reshape(-1, self.height * self.width) / self.temperature).softmax(-1)
         x, y = ((weights * p).sum(1, keepdim=True) for p in (self.pos_x, self.pos_y))
-        return torch.cat([x, y], 1).view(-1, maps.shape[1], 2)
+        keypoints = torch.cat([x, y], 1).view(-1, maps.shape[1], 2)
+        if self.training:
+            keypoints = keypoints + torch.randn_like(keypoints) * self.noise_std
+        if not self.output_variance:
+            return keypoints
+        xx, xy, yy = (
+            (weights * p * q).sum(1, keepdim=True)
+            - (weights * p).sum(1, keepdim=True) * (weights * q).sum(1, keepdim=True)
+            for p, q in ((self.pos_x, self.pos_x), (self.pos_x, self.pos_y), (self.pos_y, self.pos_y))
+        )
+        return keypoints, torch.cat([xx, xy, xy, yy], 1).view(-1, maps.shape[1], 2, 2)
 
 
 @pytest.fixture
@@ -79,3 +98,22 @@ def test_saved_weights_of_the_robot_learning_module_load() -> None:
     ours.load_state_dict(plain.state_dict())
     features = torch.randn(3, 8, 5, 6)
     torch.testing.assert_close(ours(features), plain(features), rtol=1e-5, atol=1e-6)
+
+
+def test_noise_and_covariances_of_the_robot_learning_module() -> None:
+    from pyhar.nn import SpatialSoftmaxKeypoints
+
+    options: Any = {"num_kp": 4, "temperature": 0.5, "output_variance": True, "noise_std": 0.1}
+    plain, ours = PlainSpatialSoftmax((8, 5, 6), **options), SpatialSoftmaxKeypoints((8, 5, 6), **options)
+    ours.load_state_dict(plain.state_dict())
+    features = torch.randn(3, 8, 5, 6)
+    for training in (True, False):
+        found, expected = [], []
+        for module, values in ((ours, found), (plain, expected)):
+            torch.manual_seed(0)
+            leaf = features.clone().requires_grad_()
+            values += module.train(training)(leaf)
+            values += torch.autograd.grad([value.square().sum() for value in values], [leaf, *module.parameters()])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="noise_std: expected 0 or more, got -1"):
+        SpatialSoftmaxKeypoints((8, 5, 6), noise_std=-1)

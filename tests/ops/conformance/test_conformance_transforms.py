@@ -204,6 +204,24 @@ def test_lazy_negations_are_seen(backend: str, make_inputs: Any, device: str) ->
     torch.testing.assert_close(run(*lazy, lazy=True), run(*plain, lazy=False))
 
 
+def test_zeros_without_memory_are_zeros(backend: str, make_inputs: Any, device: str) -> None:
+    """PyTorch's own derivatives make tensors that are known to be zero and have no memory."""
+    inputs = make_inputs()
+
+    def run(logits: Tensor, make: Any) -> tuple[Tensor, ...]:
+        zeros = [make(tuple(value.shape), dtype=value.dtype, device=device) for value in inputs[1:]]
+        outputs = flat(ops.decode_pose_and_appearance(logits, *zeros, backend=backend))
+        leaf = inputs[0].clone().requires_grad_()
+        probs = ops.spatial_softmax(leaf, backend=backend)
+        (grad,) = torch.autograd.grad(probs, leaf, make(tuple(probs.shape), dtype=probs.dtype, device=device))
+        return *outputs, grad
+
+    lazy, plain = torch._efficientzerotensor, torch.zeros
+    torch.testing.assert_close(run(inputs[0], lazy), run(inputs[0], plain))
+    shape = tuple(inputs[0].shape)
+    torch.testing.assert_close(run(lazy(shape, device=device), lazy), run(plain(shape, device=device), plain))
+
+
 def test_a_functional_gradient_inside_a_compiled_function(make_inputs: Any) -> None:
     logits = make_inputs().logits
 
