@@ -22,8 +22,8 @@ class Cut:
 class SPNetConfig:
     """Everything that fixes the network's layers.
 
-    The first group is free; the second says where the paper and the authors' release differ (defaults: the paper; of
-    `action_layers` the release, as in files that do not say it); the third records what was done to a trained network.
+    The first group is free; the second says where the paper and the authors' release differ (defaults: the paper, but
+    for `action_layers`); the third records what was done to a trained network.
     """
 
     num_joints: int = 16
@@ -64,7 +64,7 @@ class SPNetConfig:
     (release)."""
     action_layers: Literal["standard", "separable"] = "separable"
     """3x3 convolutions of the unit that carries action features on to the next level: standard (Sec. 4.2.2) or
-    separable (release)."""
+    separable (release). Every preset has the latter, which is nearer to the size the paper gives for its network."""
 
     decoupled: bool = False
     """The action part reads maps of its own (Sec. 3.3.4)."""
@@ -171,8 +171,8 @@ _NTU: dict[str, Any] = {
 PRESETS: dict[str, SPNetConfig] = {
     # The paper's networks (Table 4, Sec. 4.2.2).
     "pose": SPNetConfig(),
-    "penn": SPNetConfig(action_pyramids=(5, 6, 7, 8), num_actions=(15,), action_layers="standard"),
-    "ntu": SPNetConfig(action_pyramids=(5, 6, 7, 8), action_layers="standard", **_NTU),
+    "penn": SPNetConfig(action_pyramids=(5, 6, 7, 8), num_actions=(15,)),
+    "ntu": SPNetConfig(action_pyramids=(5, 6, 7, 8), **_NTU),
     # The networks whose weights the authors distribute.
     "penn-release": SPNetConfig(num_pyramids=6, action_pyramids=(5, 6), num_actions=(15,), decoupled=True, **_RELEASE),
     "ntu-release": SPNetConfig(num_pyramids=2, action_pyramids=(1, 2), **_NTU, **_RELEASE),

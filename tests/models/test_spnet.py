@@ -97,7 +97,7 @@ def test_where_the_paper_and_the_release_differ_the_presets_do() -> None:
                 "confidence": "max",  # Sec. 3.2.3
                 "grid": "unit",  # Eq. 8
                 "reinjection": "maps",  # Eq. 10
-                "action_layers": "standard",  # Sec. 4.2.2
+                "action_layers": "separable",
             }
         elif "release" in name:
             assert {key: getattr(config, key) for key in RELEASE} == RELEASE
