@@ -8,8 +8,9 @@ has the backend "eager", plain PyTorch, which defines it and can serve every cal
 
 where `probe()` returns None if this machine can run it, else the reason why not; `function(*args)` takes the arguments
 of the operator, already checked and with autocast off; and `can_serve(*args)` returns None or the reason why it cannot
-serve that call. Probe and `can_serve` are asked at every call: they must be cheap (a probe keeps its answer) and must
-not wait for a device. `pyhar.ops.compiled` does all this for a module of kernels.
+serve that call. Probe and `can_serve` are asked at every call (the latter not where `whatever_is_here` says that it
+cannot refuse): they must be cheap (a probe keeps its answer) and must not wait for a device. `pyhar.ops.compiled` does
+all this for a module of kernels.
 
 The backend of a call: the argument `backend`, else the one asked for by `use_backend`, else by the environment variable
 PYHAR_BACKEND (read when pyhar is imported), else the first of `BACKENDS` that is made for the tensors' device and can

@@ -30,7 +30,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[..., An
     def register(operator: str, change: Callable[..., Any]) -> None:
         eager = dispatch._operators[operator]["eager"].function
         implementations = {
-            "cpu": dispatch.Implementation(lambda *args: change(eager(*args)), lambda *args: None, True),
+            "cpu": dispatch.Implementation(lambda *args: change(eager(*args)), lambda *args: None),
             "eager": dispatch._operators[operator]["eager"],
         }
         monkeypatch.setitem(dispatch._probes, "cpu", lambda: None)

@@ -119,6 +119,19 @@ def test_beta(
     assert_conforms(operator, inputs, backend, beta=beta)
 
 
+@pytest.mark.parametrize("beta", [0.25, 0.0, -1.5])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("operator", ["decode_pose", "soft_argmax"])
+def test_masks_where_maps_alone_are_read(
+    operator: str, layout: str, beta: float, dtype: torch.dtype, backend: str, make_inputs: Any
+) -> None:
+    """Without features and without a gradient of beta, kernels may take a shorter way."""
+    inputs = make_inputs(dtype=dtype, layout=layout)
+    inputs.logits[inputs.logits > 4] = -torch.inf
+    assert_conforms(operator, inputs, backend, beta=beta)
+
+
 @pytest.mark.parametrize("outputs", [["xy"], ["z"], ["confidence"], ["appearance"], ["xy", "appearance"]], ids=str)
 @pytest.mark.parametrize("leaves", [["logits"], ["features"], ["depth_logits"], ["features", "depth_logits"]], ids=str)
 def test_only_what_is_asked_for_is_differentiated(
