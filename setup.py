@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-import tempfile
 import textwrap
 from glob import glob
 from pathlib import Path
@@ -22,11 +21,10 @@ from setuptools.errors import BaseError, CompileError, LinkError
 
 ROOT = Path(__file__).resolve().parent
 BUILD_ERRORS = (BaseError, CompileError, LinkError)
-OPENMP_PROBE = "#include <omp.h>\nint main() { return omp_get_max_threads() > 0 ? 0 : 1; }\n"
 
 
 class BuildNative(build_ext):
-    """Builds `pyhar._native`, with OpenMP where the compiler has it, or says in one line why it does not."""
+    """Builds `pyhar._native`, or says in one line why it does not."""
 
     def build_extension(self, ext: Pybind11Extension) -> None:
         if os.environ.get("PYHAR_NO_NATIVE", "0") not in ("", "0"):
@@ -35,10 +33,9 @@ class BuildNative(build_ext):
         ext.define_macros.append(("PYHAR_VERSION", f'"{self.distribution.get_version()}"'))
         microsoft = self.compiler.compiler_type == "msvc"
         ext.extra_compile_args += ["/O2"] if microsoft else ["-O3"]
-        openmp = "/openmp" if microsoft else "-fopenmp"
-        if self.links(openmp):
-            ext.extra_compile_args.append(openmp)
-            ext.extra_link_args += [] if microsoft else [openmp]
+        if not microsoft:
+            ext.extra_compile_args.append("-pthread")
+            ext.extra_link_args.append("-pthread")
         without_cuda = self.add_cuda(ext)
         try:
             super().build_extension(ext)
@@ -48,18 +45,6 @@ class BuildNative(build_ext):
             if without_cuda:
                 reason = textwrap.shorten(without_cuda, 160, placeholder=" ...")
                 print(f"pyhar: installing without CUDA kernels compiled ahead: {reason}", file=sys.stderr, flush=True)
-
-    def links(self, flag: str) -> bool:
-        """Tell whether a program that uses OpenMP compiles and links with this flag."""
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "probe.cpp")
-            source.write_text(OPENMP_PROBE)
-            try:
-                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=[flag])
-                self.compiler.link_executable(objects, str(Path(folder, "probe")), extra_postargs=[flag])
-            except (*BUILD_ERRORS, OSError):
-                return False
-        return True
 
     def add_cuda(self, ext: Pybind11Extension) -> str | None:
         """Compile the CUDA kernels and put them into the module; return why they are left out, if they are."""

@@ -29,7 +29,7 @@
 
 namespace pyhar {
 const Kernels avx2_kernels = {"avx2", &avx2::forward, &avx2::backward, &avx2::depthwise_backward,
-                               avx2::lanes<float>, avx2::unit_kernels<float>, {}, {}, {}};
+                               avx2::lanes<float>, avx2::unit_kernels<float>, {}, {}, {}, {}};
 }
 
 // The target stays in force to the end of the file, where templates are instantiated.

@@ -35,7 +35,7 @@
 
 namespace pyhar {
 const Kernels avx512_kernels = {"avx512", &avx512::forward, &avx512::backward, &avx512::depthwise_backward,
-                               avx512::lanes<float>, avx512::unit_kernels<float>, {}, {}, {}};
+                               avx512::lanes<float>, avx512::unit_kernels<float>, {}, {}, {}, {}};
 }
 
 // The target stays in force to the end of the file, where templates are instantiated.

@@ -1,4 +1,4 @@
-// The parts of the CPU backend that are compiled once: choice of the instruction set, threads, working memory.
+// The parts of the CPU backend that are compiled once: choice of the instruction set, working memory.
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -8,7 +8,6 @@
 
 #include "cpu/features.h"
 #include "cpu/pages.h"
-#include "cpu/parallel.h"
 #include "cpu/problem.h"
 #include "cpu/scratch.h"
 
@@ -190,33 +189,6 @@ void* scratch_bytes(std::size_t bytes) {
     void* block = stack.chunks[stack.chunk].memory.get() + stack.used;
     stack.used += bytes;
     return block;
-}
-
-void run_ranges(std::int64_t count, std::int64_t grain, int threads, RangeTask task, void* context) {
-    if (grain < 1) grain = 1;
-    const std::int64_t ranges = (count + grain - 1) / grain;
-    const auto run = [=](std::int64_t i) {
-        task(context, i * grain, (i + 1) * grain < count ? (i + 1) * grain : count);
-    };
-#ifdef _OPENMP
-    if (threads > 1 && ranges > 1 && !omp_in_parallel()) {
-#pragma omp parallel num_threads(threads)
-        {
-            const FlushSubnormals flush;
-            if (ranges <= threads) {
-#pragma omp for schedule(static) nowait
-                for (std::int64_t i = 0; i < ranges; ++i) run(i);
-            } else {
-#pragma omp for schedule(dynamic, 1) nowait
-                for (std::int64_t i = 0; i < ranges; ++i) run(i);
-            }
-        }
-        return;
-    }
-#endif
-    (void)threads;
-    const FlushSubnormals flush;
-    for (std::int64_t i = 0; i < ranges; ++i) run(i);
 }
 
 }  // namespace pyhar

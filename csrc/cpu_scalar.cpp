@@ -17,5 +17,5 @@
 
 namespace pyhar {
 const Kernels scalar_kernels = {"scalar", &scalar::forward, &scalar::backward, &scalar::depthwise_backward,
-                               scalar::lanes<float>, scalar::unit_kernels<float>, {}, {}, {}};
+                               scalar::lanes<float>, scalar::unit_kernels<float>, {}, {}, {}, {}};
 }

@@ -28,12 +28,6 @@ constexpr long cpp_standard = _MSVC_LANG;
 constexpr long cpp_standard = __cplusplus;
 #endif
 
-#ifdef _OPENMP
-constexpr bool openmp = true;
-#else
-constexpr bool openmp = false;
-#endif
-
 std::string compiler() {
 #if defined(__clang__)
     return "Clang " __clang_version__;
@@ -46,12 +40,26 @@ std::string compiler() {
 #endif
 }
 
+// While it lives kernels run, by as many threads as PyTorch's, and other Python threads may.
+class Running {
+public:
+    Running() : ready_(pyhar::shares_threads() || take_number_of_threads()) {}
+
+private:
+    static bool take_number_of_threads() {
+        pyhar::set_max_threads(py::module_::import("torch").attr("get_num_threads")().cast<int>());
+        return true;
+    }
+
+    const bool ready_;
+    const py::gil_scoped_release free_;
+};
+
 py::dict build_info() {
     py::dict info;
     info["version"] = PYHAR_VERSION;
     info["compiler"] = compiler();
     info["cpp_standard"] = "C++" + std::to_string(cpp_standard / 100 % 100);
-    info["openmp"] = openmp;
     info["cuda_toolkit"] = pyhar::cuda::toolkit;
     return info;
 }
@@ -91,7 +99,7 @@ void cpu_forward(const Tensor& logits, const Tensor& features, const Tensor& dep
     out.xy = xy.data, out.z = z.data, out.confidence = confidence.data;
     out.appearance = appearance.map, out.probs = probs.map;
     const auto forward = pyhar::kernels().forward;
-    const py::gil_scoped_release free;
+    const Running running;
     pyhar::perform([=] { forward(p, out); });
 }
 
@@ -108,7 +116,7 @@ void cpu_backward(const Tensor& logits, const Tensor& features, const Tensor& de
     out.g_appearance = g_appearance.map, out.g_probs = g_probs.map;
     out.logits = d_logits.map, out.features = d_features.map, out.depth = d_depth.map, out.beta = d_beta.data;
     const auto& kernels = pyhar::kernels();
-    const py::gil_scoped_release free;
+    const Running running;
     kernels.backward(p, out);
 }
 
@@ -121,7 +129,7 @@ void cpu_depthwise_backward(const Tensor& x, const Tensor& weight, const Tensor&
     conv.wide = x.map.type == pyhar::Type::f64;
     conv.x = x.map, conv.weight = weight.map;
     const auto& kernels = pyhar::kernels();
-    const py::gil_scoped_release free;
+    const Running running;
     kernels.depthwise_backward(conv, g.map, d_x.map, d_weight.map);
 }
 
@@ -153,7 +161,7 @@ py::tuple cpu_unit_packing(bool bfloat16, bool int8) {
 }
 
 void run_unit(pyhar::UnitKernel kernel, const pyhar::Unit& u) {
-    const py::gil_scoped_release free;
+    const Running running;
     pyhar::perform([=] { kernel(u); });
 }
 
@@ -230,7 +238,7 @@ void cuda_launch(
 PYBIND11_MODULE(_native, m) {
     m.doc() = "pyhar's native core. It is compiled without PyTorch and works with any.";
     m.def("build_info", &build_info, 
-          "How this module was built: version, compiler, cpp_standard, openmp, cuda_toolkit (13000 for 13.0, 0: none).");
+          "How this module was built: version, compiler, cpp_standard, cuda_toolkit (13000 for 13.0, 0: none).");
     m.def("cpu_features", &pyhar::cpu_features,
           "Vector instruction sets that the CPU and operating system offer, named as in Linux's /proc/cpuinfo.");
     m.def(
@@ -258,9 +266,11 @@ PYBIND11_MODULE(_native, m) {
         .def(py::init<>())
         .def("begin", &pyhar::Recording::begin, "Keep what this thread launches from now on.")
         .def("end", &pyhar::Recording::end, "Keep no more; without effect if it has not begun.")
-        .def("run", &pyhar::Recording::run, py::call_guard<py::gil_scoped_release>(), "Launch it all again, in order.")
+        .def("run", &pyhar::Recording::run, py::call_guard<Running>(), "Launch it all again, in order.")
         .def("__len__", &pyhar::Recording::size);
-    m.def("max_threads", &pyhar::max_threads, "Threads a parallel loop would use now; 1 without OpenMP.");
+    m.def("shares_threads", &pyhar::shares_threads,
+          "Whether kernels run in the threads of the OpenMP runtime that PyTorch brought; elsewhere they have their own.");
+    m.def("max_threads", &pyhar::max_threads, "Threads a parallel loop would use now.");
     m.def("cuda_driver", [] {
         const auto& driver = pyhar::cuda::Driver::get();
         return py::make_tuple(driver.version(), driver.missing());

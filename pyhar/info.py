@@ -40,7 +40,10 @@ def collect() -> dict[str, Any]:
             "simd": core.cpu_features() if core else None,
         },
         "cuda": cuda(),
-        "native": {"missing": native.why_missing(), **(core.build_info() if core else {})},
+        "native": {
+            "missing": native.why_missing(),
+            **(core.build_info() | {"shares_threads": core.shares_threads()} if core else {}),
+        },
         "backends": available_backends(),
         "presets": {
             name: f"{c.dim}D poses of {c.num_joints} joints, {'+'.join(map(str, c.num_actions)) or 'no'} actions, "
@@ -132,7 +135,7 @@ def show(info: dict[str, Any]) -> None:
         if native["missing"]
         else {
             "built by": f"{native['compiler']}, {native['cpp_standard']}",
-            "OpenMP": "yes" if native["openmp"] else "no: one thread",
+            "threads": "PyTorch's" if native["shares_threads"] else "its own",
         },
     )
     table("Operator backends", {n: "usable" if why is None else f"no: {why}" for n, why in info["backends"].items()})

@@ -1,11 +1,8 @@
-// Threads. OpenMP where the compiler has it; PyTorch uses the same runtime, so torch.set_num_threads rules here too.
+// Parallel loops. torch.set_num_threads rules here too.
 #pragma once
 
 #include <cstdint>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #ifdef __SSE2__
 #include <immintrin.h>
 #endif
@@ -31,21 +28,18 @@ public:
     FlushSubnormals& operator=(const FlushSubnormals&) = delete;
 };
 
-// The number of threads a parallel loop started now would use; 1 without OpenMP.
-inline int max_threads() {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
+// Whether loops run in the threads of PyTorch's OpenMP runtime; elsewhere set_max_threads has to say how many there are.
+bool shares_threads();
+void set_max_threads(int count);
+
+// The number of threads a parallel loop started now would use.
+int max_threads();
 
 using RangeTask = void (*)(void* context, std::int64_t begin, std::int64_t end);
 
 // Calls task(context, begin, end) on ranges of at most `grain` that make up [0, count), by up to `threads` threads. Where
 // there are no more ranges than threads, each thread has the same range whenever it is called so. Subnormal numbers are
 // flushed meanwhile.
-// Compiled once for the plain instruction set, so that no outlined OpenMP body needs another one.
 void run_ranges(std::int64_t count, std::int64_t grain, int threads, RangeTask task, void* context);
 
 // The threads worth waking for `work` floating-point operations split over `units`: what takes ten microseconds is done
