@@ -44,9 +44,9 @@ def make(config: SPNetConfig) -> SPNet:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.bias, std=0.3)
     with torch.no_grad():  # random weights alone answer much the same to all
-        for visit in model.path:
-            for head in visit.block.action.heads:  # type: ignore[union-attr]
-                head.weight.mul_(10)
+        for name, weight in model.named_parameters():
+            if ".action.heads." in name:
+                weight.mul_(10)
     return model.eval()
 
 
@@ -190,7 +190,7 @@ def test_streams_of_frames_answer_as_clips_do(config: SPNetConfig) -> None:
     *_, last = stream.predict_frames(list(rgb.numpy()), box=(0, 0, 32, 32))
     assert last.action is not None
     torch.testing.assert_close(torch.tensor(list(last.action.probabilities[0].values())), expected, atol=0.02, rtol=0)
-    moving = {i: (i, 0, 28 + i, 28) for i in range(4)}
+    moving: dict[int | str, tuple[float, float, float, float]] = {i: (i, 0, 28 + i, 28) for i in range(4)}
     assert list(stream.predict_frames(list(rgb.numpy()), box=moving))[-1].action is not None
 
 
