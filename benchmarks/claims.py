@@ -208,12 +208,13 @@ def result_of(evaluation: Evaluation, directory: Path) -> dict[str, Any]:
 
 def table(content: dict[str, Any]) -> str:
     """The results as Markdown: of several seeds the mean and, in brackets, the least and the largest."""
-    judged, seeds = content["judged"], sorted({seed for v in content["variants"].values() for seed in v["seeds"]})
+    judged, seeds = content["judged"], sorted({int(seed) for v in content["variants"].values() for seed in v["seeds"]})
     titles = ["variant", *(title for title, _ in SCORES.values()), "the paper: PCKh, accuracy"]
     lines = [
-        f"The `{content['preset']}` preset with {100 * content['share']:g} % of its steps, {len(seeds)} "
-        f"seed{'s' if len(seeds) > 1 else ''} ({', '.join(seeds)}), last block, on {judged['stills']} stills and "
-        f"{judged['videos']} videos of {judged['data']} ({content['device']['name']}, {content['date'][:10]}). "
+        f"The `{content['preset']}` preset with {100 * content['share']:g} % of its steps, "
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, last block, on "
+        f"{judged['stills']} stills and {judged['videos']} videos of {judged['data']} "
+        f"({content['device']['name']}, {content['date'][:10]}). "
         f"In {ALL!r} every block is supervised, both streams are read and the last stage is decoupled; every other "
         "variant differs from it in what its name says alone. On the right, what the same did to the paper's networks, "
         "in points.",

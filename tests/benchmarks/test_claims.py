@@ -242,7 +242,7 @@ def test_the_table_is_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert claims.main(["--table", "--out", str(path), "--readme", str(readme)]) == 0
     lines = readme.read_text().splitlines()
     assert (lines[:2], lines[-2:]) == (["before", claims.BEGIN], [claims.END, "after"])
-    assert "preset with 30 % of its steps, 2 seeds (0, 1), last block, on 560 stills and 280 videos of" in lines[2]
+    assert "preset with 30 % of its steps, seeds 0, 1, last block, on 560 stills and 280 videos of" in lines[2]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
     assert rows[0][:3] == ["variant", "PCKh@0.5", "MPJPE"]
     assert rows[2:] == [
