@@ -193,7 +193,7 @@ def _advice(layers: Layers, config: SPNetConfig) -> str:
     # What a weight file cannot tell does not count as a difference.
     silent = {"image_size", "clip_frames", "layout", "appearance_source", "confidence", "grid", "cut"}
     if not fitting["num_actions"]:
-        silent |= {"pose_features", "appearance_features"}
+        silent |= {"pose_features", "appearance_features", "action_streams"}
 
     def differences(own: SPNetConfig) -> list[str]:
         values = own.to_dict()
@@ -288,10 +288,12 @@ def _prediction_block(block: PredictionBlock, prefix: str) -> Iterator[tuple[nn.
 
 
 def _action_part(action: ActionPart, prefix: str, block: str) -> Iterator[tuple[nn.Module, str]]:
-    for letter, layer in zip("abc", action.pose_convs, strict=True):
-        yield layer, f"{prefix}_p_conv0{letter}"
-    yield from _residual(action.pose_unit, f"{prefix}_r1")
-    yield action.appearance_conv, f"{prefix}_v_conv0"
+    if action.pose_convs is not None and action.pose_unit is not None:
+        for letter, layer in zip("abc", action.pose_convs, strict=True):
+            yield layer, f"{prefix}_p_conv0{letter}"
+        yield from _residual(action.pose_unit, f"{prefix}_r1")
+    if action.appearance_conv is not None:
+        yield action.appearance_conv, f"{prefix}_v_conv0"
     yield from _residual(action.fusion, f"{prefix}_r2")
     for suffix, module in {"bn1": action.norm1, "conv1": action.conv1, "bn2": action.norm2}.items():
         yield module, f"{prefix}_pred_{suffix}"

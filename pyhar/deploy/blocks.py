@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from pyhar import ops
 from pyhar.deploy.layers import Bottleneck, Layer, Numbers, Separable, fold
-from pyhar.models.action import ActionInput, ActionPart, shrinking
+from pyhar.models.action import ActionInput, ActionPart, appearance_maps, shrinking, weighted_coordinates
 from pyhar.models.blocks import ResidualUnit, SeparableConv
-from pyhar.models.prediction import BlockMaps, PredictionBlock, join
+from pyhar.models.prediction import BlockMaps, PredictionBlock, join, look
 
 
 class Heads(Layer):
@@ -123,14 +123,15 @@ class Block(nn.Module):
         if actions and self.acts:
             seen_heat, seen_depth = (heat, depth) if own_heat is None else (own_heat, own_depth)
             assert seen_heat is not None
-            source = z if cfg.appearance_source == "same" else first
-            decoded, appearance = ops.decode_pose_and_appearance(
-                seen_heat, source, seen_depth, grid=cfg.grid, confidence=cfg.confidence
-            )
-            joined = join(decoded)
-            seen = ActionInput(joined[..., :-1], decoded.confidence, appearance)
-            if self.wants_pose and own_heat is None:
-                pose = joined
+            source, answers = z if cfg.appearance_source == "same" else first, self.wants_pose and own_heat is None
+            decoded, appearance = look(cfg, seen_heat, seen_depth, source, pose=answers)
+            seen = ActionInput(None, None, appearance)
+            if decoded is not None:
+                joined = join(decoded)
+                if cfg.reads_coordinates:
+                    seen = ActionInput(joined[..., :-1], decoded.confidence, appearance)
+                if answers:
+                    pose = joined
         if self.wants_pose and pose is None:
             assert heat is not None
             pose = join(ops.decode_pose(heat, depth, grid=cfg.grid, confidence=cfg.confidence))
@@ -142,8 +143,8 @@ class Block(nn.Module):
 class Action(Layer):
     """`pyhar.models.action.ActionPart`. What reads coordinates is float32: motions lie in their last digits."""
 
-    pose_convs: Tensor
-    appearance_conv: Tensor
+    pose_convs: Tensor | None
+    appearance_conv: Tensor | None
     scale1: Tensor
     shift1: Tensor
     conv1: Tensor
@@ -156,16 +157,16 @@ class Action(Layer):
 
     def __init__(self, action: ActionPart, dtype: torch.dtype) -> None:
         super().__init__()
-        self.pose_unit = Bottleneck(action.pose_unit, Numbers(dtype))
+        self.pose_unit = None if action.pose_unit is None else Bottleneck(action.pose_unit, Numbers(dtype))
         self.fusion = Bottleneck(action.fusion, Numbers(dtype))
-        kernels = [layer.weight for layer in action.pose_convs if isinstance(layer, nn.Conv2d)]
+        kernels = [layer.weight for layer in action.pose_convs or () if isinstance(layer, nn.Conv2d)]
         heads = [layer.weight for layer in action.heads if isinstance(layer, nn.Conv2d)]
         self.classes = [len(head) for head in heads]
         scale1, shift1 = fold(action.norm1)
         scale2, shift2 = fold(action.norm2)
         self.hold(
-            pose_convs=torch.cat([_widened(kernel, 5) for kernel in kernels]).float(),
-            appearance_conv=action.appearance_conv.weight.to(dtype),
+            pose_convs=torch.cat([_widened(kernel, 5) for kernel in kernels]).float() if kernels else None,
+            appearance_conv=None if action.appearance_conv is None else action.appearance_conv.weight.to(dtype),
             scale1=scale1,
             shift1=shift1,
             conv1=action.conv1.weight.to(dtype),
@@ -179,10 +180,13 @@ class Action(Layer):
 
     def forward(self, clips: ActionInput, carried: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
         """As `ActionPart.forward`; the appearance and what is carried are of the type of the maps."""
-        p = (clips.coordinates * clips.confidence.unsqueeze(-1)).permute(0, 3, 1, 2)
-        p = self.pose_unit(ops.convolution_unit(p, None, None, self.pose_convs).to(self.conv1.dtype))
-        v = ops.convolution_unit(clips.appearance.permute(0, 3, 1, 2), None, None, self.appearance_conv)
-        streams = [_shrink(p), _shrink(v)]
+        streams: list[Tensor] = []
+        if self.pose_unit is not None and self.pose_convs is not None:
+            p = ops.convolution_unit(weighted_coordinates(clips), None, None, self.pose_convs)
+            streams.append(_shrink(self.pose_unit(p.to(self.conv1.dtype))))
+        if self.appearance_conv is not None:
+            v = ops.convolution_unit(appearance_maps(clips), None, None, self.appearance_conv)
+            streams.append(_shrink(v))
         u = self.fusion(torch.cat(streams if carried is None else [*streams, carried], dim=1))
         c1 = ops.convolution_unit(u, self.scale1, self.shift1, self.conv1)
         pooled = ops.pooling_unit(c1, 2) - ops.pooling_unit(-c1, 2)  # an odd side is padded, as "same" does

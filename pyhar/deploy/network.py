@@ -197,11 +197,12 @@ class DeployedSPNet(nn.Module):
     @torch.inference_mode()
     def recognise(self, clips: Sequence[ActionInput]) -> list[list[Tensor]]:
         """As `SPNet.recognise`."""
-        return self.graphs.run(
-            "clips", lambda *flat: self.parts.recognise(_regrouped(flat)), *(part for seen in clips for part in seen)
-        )
+        inputs = [part for seen in clips for part in seen if part is not None]
+        if not inputs:  # it says what is missing
+            return self.parts.recognise(clips)
+        return self.graphs.run("clips", lambda *flat: self.parts.recognise(_regrouped(flat, clips)), *inputs)
 
 
-def _regrouped(flat: Sequence[Tensor]) -> list[ActionInput]:
-    size = len(ActionInput._fields)
-    return [ActionInput(*flat[n : n + size]) for n in range(0, len(flat), size)]
+def _regrouped(flat: Sequence[Tensor], like: Sequence[ActionInput]) -> list[ActionInput]:
+    parts = iter(flat)
+    return [seen.each(lambda _: next(parts)) for seen in like]

@@ -21,7 +21,7 @@ class FeatureRing:
         self.subsample = subsample
         self.count = 0
         """Frames since the beginning."""
-        self._blocks: list[list[Tensor]] = []  # per action block, per part of its input: (s, 2 T, ...)
+        self._blocks: list[ActionInput] = []  # per action block, of each part of its input: (s, 2 T, ...)
 
     def clear(self) -> None:
         """Begin anew, in the same memory."""
@@ -31,11 +31,12 @@ class FeatureRing:
         """Take in the next frame: (1, ...) tensors, one `ActionInput` per action block."""
         if not self._blocks:
             size = self.subsample, 2 * self.clip_frames
-            self._blocks = [[part.new_empty(*size, *part.shape[1:]) for part in block] for block in seen]
+            self._blocks = [block.each(lambda part: part.new_empty(*size, *part.shape[1:])) for block in seen]
         phase, place = self._newest(self.count)
         for block, parts in zip(self._blocks, seen, strict=True):
             for kept, part in zip(block, parts, strict=True):
-                kept[phase, place :: self.clip_frames].copy_(part)  # broadcast to both places
+                if kept is not None and part is not None:
+                    kept[phase, place :: self.clip_frames].copy_(part)  # broadcast to both places
         self.count += 1
 
     def clip(self) -> list[ActionInput]:
@@ -44,7 +45,7 @@ class FeatureRing:
         assert self.count > (self.clip_frames - 1) * self.subsample
         phase, place = self._newest(self.count - 1)
         window = slice(place + 1, place + 1 + self.clip_frames)
-        return [ActionInput(*(kept[phase, window].unsqueeze(0) for kept in block)) for block in self._blocks]
+        return [block.each(lambda kept: kept[phase, window].unsqueeze(0)) for block in self._blocks]
 
     def _newest(self, number: int) -> tuple[int, int]:
         """Where the frame of this number is: its row and its first place in it."""
@@ -52,5 +53,8 @@ class FeatureRing:
 
 
 def moved(clips: list[ActionInput], scale: Tensor, shift: Tensor) -> list[ActionInput]:
-    """The clips with each frame's coordinates times `scale` (1, T, 1, dim) plus `shift`, for another crop."""
-    return [clip._replace(coordinates=torch.addcmul(shift, clip.coordinates, scale)) for clip in clips]
+    """The clips with each frame's coordinates, if any, times `scale` (1, T, 1, dim) plus `shift`, for another crop."""
+    return [
+        clip if clip.coordinates is None else clip._replace(coordinates=torch.addcmul(shift, clip.coordinates, scale))
+        for clip in clips
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,14 +14,19 @@ from pyhar.models.config import SPNetConfig
 
 
 class ActionInput(NamedTuple):
-    """What an action block reads of each frame; (...) is N for frames, (B, T) for clips."""
+    """What an action block reads of each frame; (...) is N for frames, (B, T) for clips. None: of a stream that the
+    network does not have (`SPNetConfig.action_streams`)."""
 
-    coordinates: Tensor
+    coordinates: Tensor | None
     """(..., J, dim), float32, normalised crop coordinates."""
-    confidence: Tensor
+    confidence: Tensor | None
     """(..., J), float32."""
-    appearance: Tensor
+    appearance: Tensor | None
     """(..., J, C): the features under each joint's map."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> ActionInput:
+        """The same with every tensor changed."""
+        return ActionInput(*(None if part is None else change(part) for part in self))
 
 
 class ActionPart(nn.Module):
@@ -32,13 +38,20 @@ class ActionPart(nn.Module):
 
     def __init__(self, config: SPNetConfig, source_channels: int, *, carried: bool, reinject: bool) -> None:
         super().__init__()
-        n_pose, n_appearance = config.pose_features, config.appearance_features
-        n = max(n_pose, n_appearance)
-        streams = {(3, 1): n_pose // 16, (3, 3): n_pose // 8, (3, 5): n_pose // 4}
-        self.pose_convs = nn.ModuleList(conv(config.dim, width, kernel) for kernel, width in streams.items())
-        self.pose_unit = ResidualUnit(sum(streams.values()), n_pose, 3, "bottleneck")
-        self.appearance_conv = conv(source_channels, n_appearance)
-        self.fusion = ResidualUnit(n_pose + n_appearance + (n if carried else 0), n, 3, "bottleneck", divisor=4)
+        n, inputs = config.action_features, 0
+        self.pose_convs: nn.ModuleList | None = None
+        self.pose_unit: ResidualUnit | None = None
+        if config.reads_coordinates:
+            n_pose = config.pose_features
+            widths = {(3, 1): n_pose // 16, (3, 3): n_pose // 8, (3, 5): n_pose // 4}
+            self.pose_convs = nn.ModuleList(conv(config.dim, width, kernel) for kernel, width in widths.items())
+            self.pose_unit = ResidualUnit(sum(widths.values()), n_pose, 3, "bottleneck")
+            inputs += n_pose
+        self.appearance_conv: nn.Conv2d | None = None
+        if config.reads_appearance:
+            self.appearance_conv = conv(source_channels, config.appearance_features)
+            inputs += config.appearance_features
+        self.fusion = ResidualUnit(inputs + (n if carried else 0), n, 3, "bottleneck", divisor=4)
         self.norm1 = batch_norm(n)
         self.conv1 = conv(n, n, 3)
         self.norm2 = batch_norm(n)
@@ -54,10 +67,12 @@ class ActionPart(nn.Module):
         Returns the features to carry on, (B, N, T', J') or None if nothing reads them, and the logits (B, classes) per
         data set.
         """
-        p = (clips.coordinates * clips.confidence.unsqueeze(-1)).permute(0, 3, 1, 2)
-        p = self.pose_unit(torch.cat([layer(p) for layer in self.pose_convs], dim=1))
-        v = self.appearance_conv(clips.appearance.permute(0, 3, 1, 2))
-        streams = [shrink(p), shrink(v)]
+        streams: list[Tensor] = []
+        if self.pose_convs is not None and self.pose_unit is not None:
+            p = weighted_coordinates(clips)
+            streams.append(shrink(self.pose_unit(torch.cat([layer(p) for layer in self.pose_convs], dim=1))))
+        if self.appearance_conv is not None:
+            streams.append(shrink(self.appearance_conv(appearance_maps(clips))))
         u = self.fusion(torch.cat(streams if carried is None else [*streams, carried], dim=1))
         c1 = self.conv1(F.relu(self.norm1(u)))
         w = F.relu(self.norm2(max_min_pool(c1)))
@@ -67,6 +82,20 @@ class ActionPart(nn.Module):
             return None, logits
         back = F.interpolate(torch.cat(maps, dim=1), scale_factor=2, mode="nearest")
         return u + c1 + self.reinjection(F.relu(back)), logits
+
+
+def weighted_coordinates(clips: ActionInput) -> Tensor:
+    """What the pose stream reads of clips (B, T, ...): (B, dim, T, J)."""
+    if clips.coordinates is None or clips.confidence is None:
+        raise ValueError("clips: the network reads coordinates and confidence, which are not there")
+    return (clips.coordinates * clips.confidence.unsqueeze(-1)).permute(0, 3, 1, 2)
+
+
+def appearance_maps(clips: ActionInput) -> Tensor:
+    """What the appearance stream reads of clips (B, T, ...): (B, C, T, J)."""
+    if clips.appearance is None:
+        raise ValueError("clips: the network reads appearance, which is not there")
+    return clips.appearance.permute(0, 3, 1, 2)
 
 
 def shrink(x: Tensor) -> Tensor:

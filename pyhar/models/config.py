@@ -49,6 +49,9 @@ class SPNetConfig:
     """Np, features of the pose stream of the action part."""
     appearance_features: int = 160
     """Nv, features of its appearance stream."""
+    action_streams: Literal["both", "pose", "appearance"] = "both"
+    """What the action part reads of each frame: coordinates and appearance (Sec. 3.3), or one of them alone (Table
+    5)."""
     num_actions: tuple[int, ...] = ()
     """Classes of each action data set; one classifier each."""
 
@@ -120,6 +123,22 @@ class SPNetConfig:
         return len(set(self.action_pyramids)) * (self.num_levels - 1)
 
     @property
+    def reads_coordinates(self) -> bool:
+        """Whether the action part has a pose stream."""
+        return self.action_streams != "appearance"
+
+    @property
+    def reads_appearance(self) -> bool:
+        """Whether the action part has an appearance stream."""
+        return self.action_streams != "pose"
+
+    @property
+    def action_features(self) -> int:
+        """Features of the action part behind its streams: as many as the wider of them has."""
+        pose, appearance = self.pose_features * self.reads_coordinates, self.appearance_features * self.reads_appearance
+        return max(pose, appearance)
+
+    @property
     def size_multiple(self) -> int:
         """Picture sides must be a multiple of this many pixels."""
         return 8 * 2 ** (self.num_levels - 1)
@@ -145,6 +164,7 @@ class SPNetConfig:
 
 
 _CHOICES = {
+    "action_streams": ("both", "pose", "appearance"),
     "appearance_source": ("same", "first"),
     "confidence": ("max", "window"),
     "grid": ("corners", "unit", "centers"),

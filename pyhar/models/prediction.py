@@ -42,16 +42,17 @@ class PredictionBlock(nn.Module):
         self.norm1 = batch_norm(channels)
         self.features = SeparableConv(channels, channels, config.kernel_size)
         self.norm2 = batch_norm(channels)
-        needs_maps = wants_pose or reinject or (action is not None and not config.decoupled)
-        self.heat = conv(channels, joints) if needs_maps else None
-        self.depth = conv(channels, joints) if needs_maps and config.dim == 3 else None
+        answers, shared = wants_pose or reinject, action is not None and not config.decoupled
+        needs_depth = config.dim == 3 and (answers or (shared and config.reads_coordinates))
+        self.heat = conv(channels, joints) if answers or shared else None
+        self.depth = conv(channels, joints) if needs_depth else None
         self.forwarded = conv(channels, joints) if reinject and config.reinjection == "logits" else None
         self.heat_back = conv(joints if config.reinjection == "maps" else 2 * joints, channels) if reinject else None
         self.depth_back = conv(joints, channels) if reinject and config.dim == 3 else None
         self.action = action
         if action is not None and config.decoupled:
             action.heat = conv(channels, joints)
-            action.depth = conv(channels, joints) if config.dim == 3 else None
+            action.depth = conv(channels, joints) if config.dim == 3 and config.reads_coordinates else None
 
     def forward(
         self, x: Tensor, first: Tensor, *, actions: bool, last: bool = False
@@ -77,16 +78,14 @@ class PredictionBlock(nn.Module):
                 action_depth = self.action.depth(a) if self.action.depth is not None else None
             map_heat, map_depth = (heat, depth) if action_heat is None else (action_heat, action_depth)
             assert map_heat is not None
-            decoded, appearance = ops.decode_pose_and_appearance(
-                map_heat,
-                z if cfg.appearance_source == "same" else first,
-                map_depth,
-                grid=cfg.grid,
-                confidence=cfg.confidence,
-            )
-            seen = ActionInput(coordinates(decoded), decoded.confidence, appearance)
-            if self.wants_pose and action_heat is None:
-                pose = join(decoded)
+            source, answers = z if cfg.appearance_source == "same" else first, self.wants_pose and action_heat is None
+            decoded, appearance = look(cfg, map_heat, map_depth, source, pose=answers)
+            seen = ActionInput(None, None, appearance)
+            if decoded is not None:
+                if cfg.reads_coordinates:
+                    seen = ActionInput(coordinates(decoded), decoded.confidence, appearance)
+                if answers:
+                    pose = join(decoded)
         if self.wants_pose and pose is None:
             assert heat is not None
             pose = join(ops.decode_pose(heat, depth, grid=cfg.grid, confidence=cfg.confidence))
@@ -107,6 +106,19 @@ class PredictionBlock(nn.Module):
         if self.depth_back is not None and depth is not None:
             back = back + self.depth_back(depth.sigmoid() if self.forwarded is None else depth)
         return back
+
+
+def look(
+    config: SPNetConfig, heat: Tensor, depth: Tensor | None, source: Tensor, *, pose: bool
+) -> tuple[ops.DecodedPose | None, Tensor | None]:
+    """What the maps (N, J, h, w) that the action part reads hold, as far as it reads it: the pose, also there if `pose`
+    asks for it, and the features of source (N, F, h, w) under each joint's map."""
+    pose = pose or config.reads_coordinates
+    if pose and config.reads_appearance:
+        return ops.decode_pose_and_appearance(heat, source, depth, grid=config.grid, confidence=config.confidence)
+    if pose:
+        return ops.decode_pose(heat, depth, grid=config.grid, confidence=config.confidence), None
+    return None, ops.pool_appearance(heat, source)
 
 
 def coordinates(decoded: ops.DecodedPose) -> Tensor:

@@ -108,7 +108,7 @@ class SPNet(TwoPartNetwork):
             for step in order
             if step.pose_block == last_pose or (last_action is not None and step.action_block == last_action)
         ]
-        n = max(config.pose_features, config.appearance_features)
+        n = config.action_features
         carried = False
         for step in order[: max(ends) + 1]:
             channels = (3 + step.level) * config.growth
@@ -176,9 +176,8 @@ class SPNet(TwoPartNetwork):
             if block.action is not None:
                 assert block.heat is not None
                 block.action.heat = copy.deepcopy(block.heat).requires_grad_(True)
-                block.action.depth = (
-                    copy.deepcopy(block.depth).requires_grad_(True) if block.depth is not None else None
-                )
+                if block.depth is not None and self.config.reads_coordinates:
+                    block.action.depth = copy.deepcopy(block.depth).requires_grad_(True)
         return self
 
     def action_modules(self) -> Iterator[nn.Module]:

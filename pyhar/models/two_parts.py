@@ -84,7 +84,7 @@ class TwoPartNetwork(nn.Module):
         if clip[1] == 0:
             raise ValueError("frames: the clip is empty (T = 0)")
         poses, actions, maps = self.frame_features(frames.flatten(0, 1), keep_maps=keep_maps)
-        logits = self.recognise([ActionInput(*(part.unflatten(0, clip) for part in seen)) for seen in actions])
+        logits = self.recognise([seen.each(lambda part: part.unflatten(0, clip)) for seen in actions])
         return SPNetOutput([pose.unflatten(0, clip) for pose in poses], logits, maps)
 
     def frame_features(self, frames: Tensor, *, actions: bool = True, keep_maps: bool = False) -> FrameFeatures:
@@ -127,7 +127,7 @@ class TwoPartNetwork(nn.Module):
         """The action part: what `frame_features` says of the frames, stacked to clips (B, T, ...), per action block.
 
         Returns logits (B, classes), float32, per action block, per action data set; of the last block alone if the
-        network is cut. Raises ValueError if there are not as many inputs as action blocks.
+        network is cut. Raises ValueError if there are not as many inputs as action blocks, or one lacks what is read.
         """
         count = sum(visit.acts for visit in self.path)
         if len(clips) != count:

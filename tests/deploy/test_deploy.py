@@ -16,7 +16,6 @@ from pyhar import ops
 from pyhar.deploy import DeployedSPNet, choose_dtype, deploy
 from pyhar.errors import UserError
 from pyhar.models import PRESETS, SPNet, SPNetConfig, SPNetOutput
-from pyhar.models.action import ActionInput
 
 TINY = SPNetConfig(
     num_joints=5,
@@ -40,6 +39,8 @@ VARIANTS = {
     "decoupled": dataclasses.replace(TINY, decoupled=True),
     "release decoupled 2D": dataclasses.replace(TINY, dim=2, decoupled=True, **RELEASE),
     "release decoupled 3D": dataclasses.replace(TINY, decoupled=True, **RELEASE),
+    "pose features": dataclasses.replace(TINY, action_streams="pose"),
+    "appearance features, decoupled": dataclasses.replace(TINY, action_streams="appearance", decoupled=True),
     "pose alone": dataclasses.replace(TINY, action_pyramids=(), num_actions=()),
     "actions at first": dataclasses.replace(TINY, action_pyramids=(1, 3), kernel_size=3),
 }
@@ -174,14 +175,14 @@ def test_half_types_stay_close(name: str, dtype: torch.dtype) -> None:
     assert 1e-6 < sum(off(found)) <= 2 * sum(off(plain))
 
 
-@pytest.mark.parametrize("name", ["paper", "release decoupled 3D", "actions at first"])
+@pytest.mark.parametrize("name", ["paper", "release decoupled 3D", "actions at first", "pose features"])
 def test_the_two_parts_make_the_whole(name: str) -> None:
     model = trained(VARIANTS[name])
     deployed = deploy(model)
     frames = clip(TINY)
     whole = deployed(frames)
     seen = deployed.frame_features(frames.flatten(0, 1))
-    clips = [ActionInput(*(part.unflatten(0, (2, 4)) for part in block)) for block in seen.actions]
+    clips = [block.each(lambda part: part.unflatten(0, (2, 4))) for block in seen.actions]
     for found, expected in zip(deployed.recognise(clips), whole.action_logits, strict=True):
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a, b, atol=0, rtol=0)

@@ -45,12 +45,15 @@ RELEASE = dataclasses.replace(
     grid="corners",
     reinjection="logits",
 )
+SHORT = dataclasses.replace(PAPER, num_pyramids=1, action_pyramids=(1,))
 POSE = dataclasses.replace(PAPER, action_pyramids=(), num_actions=())
 VARIANTS: dict[str, tuple[SPNetConfig, dict[str, Any]]] = {
     "paper": (PAPER, {}),
     "paper, 3D, cut": (dataclasses.replace(PAPER, dim=3, grid="centers"), {"pose_block": 0, "action_block": 0}),
     "release, actions alone": (dataclasses.replace(RELEASE, dim=2, num_joints=16), {"pose_block": None}),
     "release, 3D, decoupled, long clips": (dataclasses.replace(RELEASE, decoupled=True), {"clip_frames": 17}),
+    "pose features": (dataclasses.replace(SHORT, action_streams="pose"), {}),
+    "appearance features": (dataclasses.replace(SHORT, action_streams="appearance"), {"pose_block": None}),
     "pose network": (POSE, {}),
     "stills": (RELEASE, {"stills": True, "image_size": 48}),
     "one clip": (RELEASE, {"batch": 1}),

@@ -112,6 +112,8 @@ def test_a_file_of_another_configuration() -> None:
         convert.load_release_weights(SPNet(dataclasses.replace(config, decoupled=True)), WEIGHTS)
     with pytest.raises(UserError, match=r"layers unknown to the network: .*act1_action.*num_actions=\(15,\)"):
         convert.load_release_weights(SPNet(dataclasses.replace(config, action_pyramids=(), num_actions=())), WEIGHTS)
+    with pytest.raises(UserError, match=r"layers unknown to the network: .*_v_conv0.*action_streams='both'"):
+        convert.load_release_weights(SPNet(dataclasses.replace(config, action_streams="pose")), WEIGHTS)
     with pytest.raises(UserError, match=r"another configuration.*growth=16"):
         convert.load_release_weights(SPNet(dataclasses.replace(config, growth=8)), WEIGHTS)
 

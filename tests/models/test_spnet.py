@@ -33,6 +33,8 @@ VARIANTS = {
     "release": dataclasses.replace(TINY, **RELEASE),
     "decoupled": dataclasses.replace(TINY, decoupled=True),
     "release decoupled 2D": dataclasses.replace(TINY, dim=2, decoupled=True, **RELEASE),
+    "pose features": dataclasses.replace(TINY, action_streams="pose"),
+    "appearance features, decoupled": dataclasses.replace(TINY, action_streams="appearance", decoupled=True),
     "pose alone": dataclasses.replace(TINY, action_pyramids=(), num_actions=()),
 }
 
@@ -160,7 +162,10 @@ def test_frames_seen_one_by_one_and_then_put_together_are_a_clip(name: str, cut:
         whole = model(frames)
         seen = [model.frame_features(frames[:, t]) for t in range(frames.shape[1])]
         parts = zip(*(frame.actions for frame in seen), strict=True)
-        clips = [ActionInput(*(torch.stack(part, 1) for part in zip(*block, strict=True))) for block in parts]
+        clips = [
+            ActionInput(*(None if part[0] is None else torch.stack(part, 1) for part in zip(*block, strict=True)))
+            for block in parts
+        ]
         logits = model.recognise(clips)
     for t, frame in enumerate(seen):
         assert len(frame.poses) == model.num_pose_blocks

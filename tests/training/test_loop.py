@@ -1,5 +1,6 @@
 """Whole runs on the tiny data: what each stage changes, stopping and going on, and what stops a run."""
 
+import dataclasses
 import json
 import signal
 
@@ -349,6 +350,16 @@ def test_more_steps_go_on_from_the_end(tmp_path):
 def test_variants_train_to_about_the_same(whole, tmp_path, change):
     run(only(config(tmp_path, **change), "pose"))
     assert log_of(tmp_path)[1]["loss"] == pytest.approx(log_of(whole)[1]["loss"], rel=0.02)
+
+
+@pytest.mark.parametrize("streams", ["pose", "appearance"])
+def test_networks_with_one_stream_train(tmp_path, streams):
+    settings = config(tmp_path, model=dataclasses.replace(tiny_training.MODEL, action_streams=streams))
+    assert load_config(run(settings) / "config.yaml") == settings
+    action, joint = (weights_of(tmp_path / "stages" / f"{stage}.safetensors") for stage in ("action", "joint"))
+    model, _ = load_model(tmp_path)
+    assert (model.config.action_streams, model.config.decoupled) == (streams, True)
+    assert all(not torch.equal(action[name], joint[name]) for name in action)
 
 
 def test_compile_is_asked_for_fixed_shapes(tmp_path, monkeypatch):
