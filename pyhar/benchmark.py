@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 class BenchmarkConfig:
     """Measure frames per second and latency of networks in plain PyTorch, with torch.compile, and deployed.
 
-    All take turns in one run; answers are compared with the plain float32 network's before any speed is shown. Beside
-    the times stand their shares of what this machine can do, measured in the same run: of the rate of matrix products
-    in the type, and of the time that the convolutions need at least at the rates of products and of copies. Writes
-    benchmark.json, benchmark.csv and, of an evaluated run cut after each pyramid, its accuracy against speed.
+    All take turns in one run; answers are compared with the plain float32 network's before any speed is shown. Of a
+    stream, deployed networks compute the pose part of each new frame once, and the action part over the clip that it
+    ends; the others compute that clip anew. Beside the times stand their shares of what this machine can do, measured
+    in the same run: of the rate of matrix products in the type, and of the time that the convolutions need at least at
+    the rates of products and of copies. Writes benchmark.json, benchmark.csv and, of an evaluated run cut after each
+    pyramid, its accuracy against speed.
     """
 
     networks: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[NETWORK ...]")] = (
@@ -35,8 +37,8 @@ class BenchmarkConfig:
     """Measure the whole network, or cut after each pyramid."""
     dtype: tuple[Literal["float32", "bfloat16", "float16", "int8"], ...] = ("float32",)
     """Types to compute in; float32 is without TF32. Beside int8 stands the deployed network in its maps' type."""
-    input: tuple[Literal["image", "images", "clip"], ...] = ("image", "images", "clip")
-    """One still, 16 stills, or one clip, of which actions are recognised too."""
+    input: tuple[Literal["image", "images", "clip", "stream"], ...] = ("image", "images", "clip", "stream")
+    """One still; 16 stills; one clip, of which actions are recognised too; a new frame of a stream, likewise."""
     compile: Literal["no", "default", "max-autotune"] = "no"
     """Also measure torch.compile, in this mode, with both memory layouts. Takes minutes and a C++ compiler."""
     device: Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
@@ -77,6 +79,9 @@ def run(config: BenchmarkConfig) -> list[Row]:
         raise UserError(f"--threads must be at least 1, not {config.threads}")
     if config.seconds <= 0:
         raise UserError(f"--seconds must be more than 0, not {config.seconds:g}")
+    for option, values in (("--dtype", config.dtype), ("--input", config.input)):
+        if not values:
+            raise UserError(f"{option}: name at least one")
     device = choose_device(config.device)
     for name in config.networks:
         networks.check(name)
@@ -96,6 +101,8 @@ def run(config: BenchmarkConfig) -> list[Row]:
         cases.append(case)
         rows += found
         report.save(config.output, about, rates, cases, rows)  # after each case: a long run may be stopped
+    if not cases:
+        raise UserError("nothing to measure: for --input stream, give a network that recognises actions")
     if config.mediapipe is not None:
         size = networks.load(config.networks[0], device).config.image_size
         peer = mediapipe_pose.measure(config.mediapipe, size, torch.get_num_threads(), config.seconds)

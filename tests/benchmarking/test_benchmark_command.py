@@ -18,9 +18,10 @@ from pyhar.benchmarking.ceilings import Ceilings, name_of
 from pyhar.benchmarking.parts import REST, time_by_part
 from pyhar.deploy import choose_dtype, deploy
 from pyhar.evaluation.results import CutScores, Evaluation
+from pyhar.inference.ring import FeatureRing
 from pyhar.kernels import native
 from pyhar.kernels.cpu_entry import instruction_set
-from pyhar.models import ModelMeta, SPNet, SPNetConfig, save_model
+from pyhar.models import ActionInput, ModelMeta, SPNet, SPNetConfig, save_model
 
 TINY = SPNetConfig(
     num_joints=5,
@@ -69,19 +70,19 @@ def test_all_ways_and_types(run: Run, tmp_path: Path, capsys: pytest.CaptureFixt
     found = results(tmp_path)
     rows = found["rows"]
     ways = ["pyhar", "PyTorch", "PyTorch, channels_last"]
-    assert [(r["input"], r["dtype"], r["implementation"]) for r in rows] == [
+    assert [(r["input"], r["dtype"], r["implementation"].removesuffix(", clip anew")) for r in rows] == [
         (given, dtype, way)
-        for given in ("image", "images", "clip")
+        for given in ("image", "images", "clip", "stream")
         for dtype in ("float32", "bfloat16")
         for way in ways
     ]
-    assert [r["frames"] for r in rows[::6]] == [1, 16, 4]
+    assert [r["frames"] for r in rows[::6]] == [1, 16, 4, 1]
     assert all(r["right"] and r["median_ms"] > 0 and r["samples"] >= 2 for r in rows)
     assert all(r["q1_ms"] <= r["median_ms"] <= r["q3_ms"] <= r["p95_ms"] for r in rows)
     assert all((r["speedup"] is not None) == (r["implementation"] == "pyhar") for r in rows)
     assert all(r["error"] < 1e-4 for r in rows if r["dtype"] == "float32")
-    assert [r["actions"] for r in rows[::6]] == [False, False, True]
-    clip = found["cases"][-1]
+    assert [r["actions"] for r in rows[::6]] == [False, False, True, True]
+    clip = found["cases"][-3]
     # By hand: at least the stem, a 7x7 convolution of 3 to 8 channels on 16x16 places of 4 frames.
     stem = clip["work"]["stem 7x7"]["operations"]
     assert stem == pytest.approx(2 * 4 * 16 * 16 * 8 * 3 * 49, rel=1e-5)
@@ -94,10 +95,10 @@ def test_all_ways_and_types(run: Run, tmp_path: Path, capsys: pytest.CaptureFixt
 
 @needs_int8
 def test_int8_beside_the_type_of_its_maps(run: Run, tmp_path: Path) -> None:
-    assert run("runs/tiny", "--dtype", "int8", "--input", "clip") == 0
+    assert run("runs/tiny", "--dtype", "int8", "--input", "clip", "stream") == 0
     found = results(tmp_path)
     maps = choose_dtype("auto", torch.device("cpu"))
-    assert [row["implementation"] for row in found["rows"]] == ["pyhar", f"pyhar, {name_of(maps)}"]
+    assert [row["implementation"] for row in found["rows"]] == 2 * ["pyhar", f"pyhar, {name_of(maps)}"]
     assert all(row["dtype"] == "int8" and row["right"] and row["median_ms"] > 0 for row in found["rows"])
     assert found["rows"][0]["error"] > 1e-4
     assert found["machine"]["instruction_set"] == instruction_set()
@@ -118,6 +119,75 @@ def test_a_wrong_answer_has_no_speed(run: Run, tmp_path: Path, monkeypatch: pyte
     assert not ours["right"]
     assert ours["median_ms"] is None
     assert all(row["median_ms"] for row in others)
+
+
+def test_a_new_frame_of_a_stream_is_counted_as_computed(run: Run, tmp_path: Path) -> None:
+    assert run("runs/tiny", "--input", "image", "clip", "stream") == 0
+    found = results(tmp_path)
+    image, clip, stream = found["cases"]
+    assert {kind: work for kind, work in stream["work"].items() if kind != "action part"} == image["work"]
+    assert stream["work"]["action part"] == clip["work"]["action part"]
+    assert (image["clip_gigaoperations"], clip["clip_gigaoperations"]) == (None, None)
+    assert stream["clip_gigaoperations"] == clip["gigaoperations"]
+    assert stream["deployed_gigaoperations"] == pytest.approx(stream["gigaoperations"], rel=0.1)
+    ours, *others = (row for row in found["rows"] if row["input"] == "stream")
+    assert [row["implementation"] for row in others] == ["PyTorch, clip anew", "PyTorch, channels_last, clip anew"]
+    for row, operations, work in [(ours, stream["gigaoperations"], stream["work"])] + [
+        (row, clip["gigaoperations"], clip["work"]) for row in others
+    ]:
+        assert (row["frames"], row["actions"], row["right"]) == (1, True, True)
+        assert row["frames_per_second"] == pytest.approx(1e3 / row["median_ms"], rel=1e-4)
+        rate = 1e12 * operations / row["median_ms"] / CEILINGS.operations["float32"]
+        assert row["share_of_rate"] == pytest.approx(rate, rel=1e-4)
+        least = sum(kind["at_least_s"] for kind in work.values())
+        assert row["share_of_bound"] == pytest.approx(1e3 * least / row["median_ms"], rel=1e-4)
+    assert list(stream["parts_ms"]) == ["pyhar", "PyTorch, channels_last, clip anew"]
+    assert all("action part" in parts and "stem" in parts for parts in stream["parts_ms"].values())
+
+
+def _sees_only_the_newest(ring: FeatureRing, seen: list[ActionInput], append: Any) -> None:
+    for _ in range(ring.clip_frames):
+        append(ring, seen)
+
+
+def _keeps_only_the_first_clip(ring: FeatureRing, seen: list[ActionInput], append: Any) -> None:
+    if ring.count < ring.clip_frames:
+        append(ring, seen)
+
+
+@pytest.mark.parametrize("wrong", [_sees_only_the_newest, _keeps_only_the_first_clip])
+def test_a_stream_that_does_not_keep_its_clip_has_no_speed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Any
+) -> None:
+    append = FeatureRing.append
+    monkeypatch.setattr(FeatureRing, "append", lambda ring, seen: wrong(ring, seen, append))
+    assert run("runs/tiny", "--input", "stream", "--no-parts") == 1
+    ours, *others = results(tmp_path)["rows"]
+    assert not ours["right"]
+    assert ours["median_ms"] is None
+    assert all(row["median_ms"] for row in others)
+
+
+def test_a_stream_without_actions_is_one_image_after_the_other(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("runs/tiny", "--cuts", "pyramids", "--input", "image", "stream", "--no-parts") == 0
+    found = results(tmp_path)
+    image, stream = found["cases"][:2]
+    assert (stream["pyramids"], stream["input"], stream["clip_gigaoperations"]) == (1, "stream", None)
+    assert stream["work"] == image["work"]
+    ways = ["pyhar", "PyTorch", "PyTorch, channels_last"]
+    assert [(r["implementation"], r["frames"], r["actions"]) for r in found["rows"][3:6]] == [
+        (way, 1, False) for way in ways
+    ]
+    poses = SPNet(TINY).cut(1, None)
+    save_model(tmp_path / "poses.safetensors", poses, ModelMeta.default(poses.config))
+    capsys.readouterr()
+    assert run("poses.safetensors", "--input", "image", "stream", "--no-parts") == 0
+    assert "poses.safetensors recognises no actions" in capsys.readouterr().out
+    assert {case["input"] for case in results(tmp_path)["cases"]} == {"image"}
+    assert run("poses.safetensors", "--input", "stream") == 2
+    assert "give a network that recognises actions" in capsys.readouterr().err
 
 
 def test_cuts_do_less_and_make_a_picture(run: Run, tmp_path: Path) -> None:
@@ -142,6 +212,8 @@ def test_bad_requests(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         (("penn-relaese",), "did you mean 'penn-release'"),
         (("--threads", 0), "--threads must be at least 1"),
         (("--seconds", 0), "--seconds must be more than 0"),
+        (("--dtype", "--threads", 2), "--dtype: name at least one"),
+        (("--input", "--threads", 2), "--input: name at least one"),
         (("--device", "gpu"), "unknown device 'gpu'"),
         (("runs/tiny", "--output", "runs/tiny/model.safetensors/speeds"), "model.safetensors is no folder"),
     ]:
