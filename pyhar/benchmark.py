@@ -67,8 +67,8 @@ def run(config: BenchmarkConfig) -> list[Row]:
     """Measure, print and write. Raises UserError for what the user can mend."""
     import torch
 
-    from pyhar.benchmarking import ceilings, mediapipe_pose, networks, report
-    from pyhar.benchmarking.run import Case, Plan
+    from pyhar.benchmarking import ceilings, mediapipe_pose, report
+    from pyhar.benchmarking.run import Case, Plan, prepare
     from pyhar.benchmarking.run import run as measure
     from pyhar.deploy import choose_dtype
     from pyhar.devices import choose_device
@@ -83,28 +83,25 @@ def run(config: BenchmarkConfig) -> list[Row]:
         if not values:
             raise UserError(f"{option}: name at least one")
     device = choose_device(config.device)
-    for name in config.networks:
-        networks.check(name)
+    dtypes = [choose_dtype(name, device) for name in config.dtype]
     check_folder(config.output)
     keep_large_blocks()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    dtypes = [choose_dtype(name, device) for name in config.dtype]
+    plan = Plan(config.networks, config.cuts, dtypes, config.input, config.compile, config.seconds, config.parts)
+    subjects = prepare(plan, device)
     about = report.machine(device)
     rates = ceilings.measure(dtypes, device)
     report.show_ceilings(about, rates)
-    plan = Plan(config.networks, config.cuts, dtypes, config.input, config.compile, config.seconds, config.parts)
     cases: list[Case] = []
     rows: list[Row] = []
-    for case, found in measure(plan, device, rates):
+    for case, found in measure(plan, subjects, rates):
         report.show(case, found)
         cases.append(case)
         rows += found
         report.save(config.output, about, rates, cases, rows)  # after each case: a long run may be stopped
-    if not cases:
-        raise UserError("nothing to measure: for --input stream, give a network that recognises actions")
     if config.mediapipe is not None:
-        size = networks.load(config.networks[0], device).config.image_size
+        size = subjects[0].model.config.image_size
         peer = mediapipe_pose.measure(config.mediapipe, size, torch.get_num_threads(), config.seconds)
         about["mediapipe"] = peer
         report.save(config.output, about, rates, cases, rows)

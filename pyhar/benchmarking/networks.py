@@ -32,19 +32,16 @@ class CutPlace:
         return model.cut(self.pose_block, self.action_block if given in ("clip", "stream") else None)
 
 
-def check(name: str) -> None:
-    """Raise UserError if `name` is neither a preset nor a file or folder."""
-    if name not in PRESETS and not Path(name).exists():
-        raise unknown_name("preset (and no model file or run directory)", name, PRESETS)
-
-
 def load(name: str, device: torch.device) -> SPNet:
     """A preset with random weights, or the network of a run directory or model file; in eval mode.
 
-    Raises UserError if there is neither.
+    Raises UserError if there is neither, or for a file that is no model.
     """
-    check(name)
-    return random_network(name).to(device) if name in PRESETS else load_model(name, device)[0]
+    if name in PRESETS:
+        return random_network(name).to(device)
+    if not Path(name).exists():
+        raise unknown_name("preset (and no model file or run directory)", name, PRESETS)
+    return load_model(name, device)[0]
 
 
 def random_network(preset: str) -> SPNet:

@@ -27,6 +27,7 @@ from pyhar.benchmarking.parts import time_by_part
 from pyhar.benchmarking.timing import Spread, ratio, take_turns
 from pyhar.deploy import DeployedSPNet, deploy
 from pyhar.devices import exact_float32
+from pyhar.errors import UserError
 from pyhar.models import SPNet
 
 
@@ -96,17 +97,46 @@ class Plan:
     parts: bool = True
 
 
-def run(plan: Plan, device: torch.device, rates: ceilings.Ceilings) -> Iterator[tuple[Case, list[Row]]]:
-    """Measure case by case. Raises UserError for a network that does not exist."""
+@dataclass(frozen=True)
+class Subject:
+    """A network to measure, where it is cut, and the inputs that it answers."""
+
+    name: str
+    model: SPNet
+    places: Sequence[CutPlace]
+    inputs: Sequence[Inputs]
+
+
+def prepare(plan: Plan, device: torch.device) -> list[Subject]:
+    """Load all networks before any is measured, and say which inputs are left out: streams without actions, stills
+    without poses. Raises UserError for a network that cannot be measured as planned, and if nothing is left."""
+    subjects = []
     for name in plan.networks:
         model = networks.load(name, device)
-        inputs = [given for given in plan.inputs if given != "stream" or model.num_action_blocks]
-        if len(inputs) < len(plan.inputs):
-            print(f"{name} recognises no actions: a stream is one image after the other, and not measured")
-        for place in networks.cut_places(model, plan.cuts):
-            for given in inputs:
+        try:
+            places = networks.cut_places(model, plan.cuts)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        silent = {"stream"} if not model.num_action_blocks else set()
+        silent |= {"image", "images"} if not model.num_pose_blocks else set()
+        inputs = [given for given in plan.inputs if given not in silent]
+        left_out = ", ".join(given for given in plan.inputs if given in silent)
+        if left_out:
+            print(f"{name}: {left_out} left out, as it answers {'poses' if model.num_pose_blocks else 'actions'} alone")
+        if inputs:
+            subjects.append(Subject(name, model, places, inputs))
+    if not subjects:
+        raise UserError("nothing to measure: choose another --input, or a network that answers this one")
+    return subjects
+
+
+def run(plan: Plan, subjects: Sequence[Subject], rates: ceilings.Ceilings) -> Iterator[tuple[Case, list[Row]]]:
+    """Measure case by case."""
+    for subject in subjects:
+        for place in subject.places:
+            for given in subject.inputs:
                 for dtype in plan.dtypes:
-                    yield _measure(name, model, place, given, dtype, plan, rates)
+                    yield _measure(subject.name, subject.model, place, given, dtype, plan, rates)
                     torch.compiler.reset()
 
 

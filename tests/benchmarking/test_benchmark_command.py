@@ -184,10 +184,10 @@ def test_a_stream_without_actions_is_one_image_after_the_other(
     save_model(tmp_path / "poses.safetensors", poses, ModelMeta.default(poses.config))
     capsys.readouterr()
     assert run("poses.safetensors", "--input", "image", "stream", "--no-parts") == 0
-    assert "poses.safetensors recognises no actions" in capsys.readouterr().out
+    assert "poses.safetensors: stream left out, as it answers poses alone" in capsys.readouterr().out
     assert {case["input"] for case in results(tmp_path)["cases"]} == {"image"}
     assert run("poses.safetensors", "--input", "stream") == 2
-    assert "give a network that recognises actions" in capsys.readouterr().err
+    assert "nothing to measure" in capsys.readouterr().err
 
 
 def test_cuts_do_less_and_make_a_picture(run: Run, tmp_path: Path) -> None:
@@ -221,14 +221,33 @@ def test_bad_requests(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         assert message in capsys.readouterr().err
 
 
-def test_a_network_that_is_not_there_is_said_before_another_is_measured(
+def test_a_network_that_cannot_be_measured_is_said_before_another_is(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("runs/tiny", "runs/tinny") == 2
-    told = capsys.readouterr()
-    assert "no model file or run directory) 'runs/tinny'" in told.err
-    assert told.out == ""
-    assert not (tmp_path / "speeds").exists()
+    (tmp_path / "broken.safetensors").write_bytes(b"123")
+    poses = SPNet(TINY).cut(1, None)
+    save_model(tmp_path / "cut.safetensors", poses, ModelMeta.default(poses.config))
+    for words, message in [
+        (["runs/tinny"], "no model file or run directory) 'runs/tinny'"),
+        (["broken.safetensors"], "broken.safetensors is not a whole safetensors file"),
+        (["cut.safetensors", "--cuts", "pyramids"], "cut.safetensors: this network is cut already"),
+    ]:
+        assert run("runs/tiny", *words) == 2
+        told = capsys.readouterr()
+        assert message in told.err
+        assert told.out == ""
+        assert not (tmp_path / "speeds").exists()
+
+
+def test_a_network_without_poses_answers_no_stills(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    actions = SPNet(TINY).cut(None, -1)
+    save_model(tmp_path / "actions.safetensors", actions, ModelMeta.default(actions.config))
+    assert run("actions.safetensors", "--no-parts") == 0
+    assert "actions.safetensors: image, images left out, as it answers actions alone" in capsys.readouterr().out
+    assert [case["input"] for case in results(tmp_path)["cases"]] == ["clip", "stream"]
+    assert all(row["right"] for row in results(tmp_path)["rows"])
 
 
 def test_a_cut_network_is_not_cut_again(tmp_path: Path) -> None:
