@@ -38,7 +38,7 @@ TINY = SPNetConfig(
     num_actions=(4,),
     reinjection="logits",
 )
-CEILINGS = Ceilings({"float32": 1e9, "bfloat16": 2e9, "int8": 4e9}, 1e9)
+CEILINGS = Ceilings({"float32": 1e9, "bfloat16": 2e9, "float16": 2e9, "int8": 4e9}, 1e9)
 needs_int8 = pytest.mark.skipif(
     native.load() is None or not native.load().cpu_has_int8_units(),  # type: ignore[union-attr]
     reason="this CPU multiplies no int8",
@@ -119,6 +119,30 @@ def test_a_wrong_answer_has_no_speed(run: Run, tmp_path: Path, monkeypatch: pyte
     assert not ours["right"]
     assert ours["median_ms"] is None
     assert all(row["median_ms"] for row in others)
+
+
+def test_what_is_no_number_is_never_right(run: Run, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = SPNet(TINY)
+    with torch.no_grad():
+        model.entry.stem.weight.mul_(1e7)  # beyond float16, for plain PyTorch too
+    save_model(tmp_path / "large.safetensors", model, ModelMeta.default(TINY))
+    assert run("large.safetensors", "--dtype", "float16", "--input", "image", "--no-parts") == 1
+    for row in results(tmp_path)["rows"]:
+        assert (row["right"], row["error"], row["median_ms"]) == (False, None, None)
+
+
+@needs_int8
+def test_the_type_of_the_maps_is_judged_beside_int8(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt(model: SPNet, dtype: torch.dtype = torch.float32, **options: Any) -> nn.Module:
+        network = deploy(model, dtype=dtype, **options)
+        if dtype == choose_dtype("auto", torch.device("cpu")):
+            network.parts.entry.stem.weight.fill_(torch.nan)
+        return network
+
+    monkeypatch.setattr("pyhar.benchmarking.contenders.deploy", spoilt)
+    assert run("runs/tiny", "--dtype", "int8", "--input", "image", "--no-parts") == 1
+    assert [row["right"] for row in results(tmp_path)["rows"]] == [True, False]
 
 
 def test_a_new_frame_of_a_stream_is_counted_as_computed(run: Run, tmp_path: Path) -> None:
