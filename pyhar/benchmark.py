@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,6 +16,7 @@ from pyhar.files import check_folder
 
 if TYPE_CHECKING:
     from pyhar.benchmarking.run import Row
+    from pyhar.evaluation.results import Evaluation
 
 
 @dataclass(frozen=True)
@@ -71,25 +73,30 @@ def run(config: BenchmarkConfig) -> list[Row]:
     from pyhar.benchmarking.run import Case, Plan, prepare
     from pyhar.benchmarking.run import run as measure
     from pyhar.deploy import choose_dtype
-    from pyhar.devices import choose_device
-    from pyhar.evaluation.results import Evaluation
+    from pyhar.devices import choose_device, why_no_compiler
     from pyhar.memory import keep_large_blocks
 
     if config.threads is not None and config.threads < 1:
         raise UserError(f"--threads must be at least 1, not {config.threads}")
-    if config.seconds <= 0:
+    if not config.seconds > 0:  # nor NaN
         raise UserError(f"--seconds must be more than 0, not {config.seconds:g}")
     for option, values in (("--dtype", config.dtype), ("--input", config.input)):
         if not values:
             raise UserError(f"{option}: name at least one")
     device = choose_device(config.device)
     dtypes = [choose_dtype(name, device) for name in config.dtype]
+    reason = why_no_compiler("--compile") if config.compile != "no" and device.type == "cpu" else None
+    if reason is not None:
+        raise UserError(reason)
+    if config.mediapipe is not None:
+        mediapipe_pose.check(config.mediapipe)
     check_folder(config.output)
     keep_large_blocks()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     plan = Plan(config.networks, config.cuts, dtypes, config.input, config.compile, config.seconds, config.parts)
     subjects = prepare(plan, device)
+    evaluations = _evaluations(config.networks) if config.cuts == "pyramids" else {}
     about = report.machine(device)
     rates = ceilings.measure(dtypes, device)
     report.show_ceilings(about, rates)
@@ -111,16 +118,33 @@ def run(config: BenchmarkConfig) -> list[Row]:
             f"95 % below {peer['p95_ms']:.1f} ms; a person found in {peer['person_found']:.0%} of the frames"
         )
     print(f"results: {config.output / 'benchmark.json'}")
-    for name in config.networks:
-        evaluated = Path(name) / "evaluation.json"
-        if config.cuts == "pyramids" and evaluated.is_file():
-            evaluation = Evaluation.from_json(evaluated.read_text(encoding="utf-8"))
-            for dtype in config.dtype:
-                picture = config.output / f"{Path(name).resolve().name}-{dtype}.svg"
-                chosen = [row for row in rows if (row.network, row.dtype) == (name, dtype)]
-                if report.accuracy_against_speed(picture, evaluation, chosen):
-                    print(f"accuracy against speed: {picture}")
+    drawn: list[str] = []
+    for name, evaluation in evaluations.items():
+        stem = Path(name).resolve().name
+        drawn.append(stem)
+        if drawn.count(stem) > 1:  # runs of one name in several folders
+            stem += f"-{drawn.count(stem)}"
+        for dtype in config.dtype:
+            picture = config.output / f"{stem}-{dtype}.svg"
+            chosen = [row for row in rows if (row.network, row.dtype) == (name, dtype)]
+            if report.accuracy_against_speed(picture, evaluation, chosen):
+                print(f"accuracy against speed: {picture}")
     return rows
+
+
+def _evaluations(networks: Sequence[str]) -> dict[str, Evaluation]:
+    """By name, what is known of the networks that are evaluated runs."""
+    from pyhar.evaluation.results import Evaluation
+
+    found = {}
+    for name in networks:
+        path = Path(name) / "evaluation.json"
+        if path.is_file():
+            try:
+                found[name] = Evaluation.from_json(path.read_text(encoding="utf-8"))
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
+    return found
 
 
 if __name__ == "__main__":

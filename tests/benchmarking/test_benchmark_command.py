@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,17 +220,19 @@ def test_cuts_do_less_and_make_a_picture(run: Run, tmp_path: Path) -> None:
     evaluation = Evaluation("rendered, test split", "CPU", clip_frames=4)
     evaluation.cuts = [CutScores(1, 1, None, 50.0, 90.0, None), CutScores(2, 3, 1, 60.0, 80.0, 70.0)]
     evaluation.save(tmp_path / "runs" / "tiny" / "evaluation.json")
-    assert run("runs/tiny", "--cuts", "pyramids", "--input", "images", "clip", "--no-parts") == 0
-    cases = results(tmp_path)["cases"]
+    shutil.copytree(tmp_path / "runs", tmp_path / "others")
+    assert run("runs/tiny", "others/tiny", "--cuts", "pyramids", "--input", "images", "clip", "--no-parts") == 0
+    cases = results(tmp_path)["cases"][:4]
     assert [(c["pyramids"], c["input"]) for c in cases] == [(1, "images"), (1, "clip"), (2, "images"), (2, "clip")]
     for name in ("gigaoperations", "deployed_gigaoperations"):
         assert cases[0][name] < 0.9 * cases[2][name]
         assert cases[1][name] < 0.9 * cases[3][name]
     for case in cases:
         assert case["deployed_gigaoperations"] == pytest.approx(case["gigaoperations"], rel=0.1)
-    picture = (tmp_path / "speeds" / "tiny-float32.svg").read_text()
-    assert "frames/s (16 stills)" in picture
-    assert "single-clip accuracy" in picture
+    for name in ("tiny-float32.svg", "tiny-2-float32.svg"):
+        picture = (tmp_path / "speeds" / name).read_text()
+        assert "frames/s (16 stills)" in picture
+        assert "single-clip accuracy" in picture
 
 
 def test_bad_requests(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,6 +240,9 @@ def test_bad_requests(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         (("penn-relaese",), "did you mean 'penn-release'"),
         (("--threads", 0), "--threads must be at least 1"),
         (("--seconds", 0), "--seconds must be more than 0"),
+        (("--seconds", "nan"), "--seconds must be more than 0"),
+        (("--mediapipe", "no-python"), "--mediapipe no-python: No such file or directory"),
+        (("--mediapipe", sys.executable), "install it there with `pip install mediapipe==0.10.14`"),
         (("--dtype", "--threads", 2), "--dtype: name at least one"),
         (("--input", "--threads", 2), "--input: name at least one"),
         (("--device", "gpu"), "unknown device 'gpu'"),
@@ -251,16 +258,29 @@ def test_a_network_that_cannot_be_measured_is_said_before_another_is(
     (tmp_path / "broken.safetensors").write_bytes(b"123")
     poses = SPNet(TINY).cut(1, None)
     save_model(tmp_path / "cut.safetensors", poses, ModelMeta.default(poses.config))
+    shutil.copytree(tmp_path / "runs" / "tiny", tmp_path / "runs" / "odd")
+    (tmp_path / "runs" / "odd" / "evaluation.json").write_text("{}")
     for words, message in [
         (["runs/tinny"], "no model file or run directory) 'runs/tinny'"),
         (["broken.safetensors"], "broken.safetensors is not a whole safetensors file"),
         (["cut.safetensors", "--cuts", "pyramids"], "cut.safetensors: this network is cut already"),
+        (["runs/odd", "--cuts", "pyramids"], "runs/odd/evaluation.json: this is not an evaluation"),
     ]:
         assert run("runs/tiny", *words) == 2
         told = capsys.readouterr()
         assert message in told.err
         assert told.out == ""
         assert not (tmp_path / "speeds").exists()
+
+
+def test_a_missing_compiler_is_named(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    from torch._inductor import config
+
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        assert run("runs/tiny", "--compile", "default", "--device", "cpu") == 2
+    told = capsys.readouterr()
+    assert "--compile needs a C++ compiler, and none is found" in told.err
+    assert told.out == ""
 
 
 def test_a_network_without_poses_answers_no_stills(
