@@ -32,7 +32,9 @@ def _clips(folders: Sequence[Path]) -> Iterator[str]:
     lines = []
     for folder, dtype in itertools.product(folders, ("float32", "bfloat16")):
         content = read_json(folder / f"network-{dtype}.json")
-        rows = {row["implementation"]: row for row in content.get("rows", ()) if row["right"]}
+        rows = {
+            row["implementation"]: row for row in content.get("rows", ()) if row["right"] and row["input"] == "clip"
+        }
         compiled = [row for name, row in rows.items() if name.startswith("torch.compile")]
         if "pyhar" not in rows or not compiled:
             continue

@@ -45,6 +45,22 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     return module is not None and not {"avx512_bf16", "amx_bf16"}.isdisjoint(module.cpu_features())
 
 
+def why_no_compiler(program: str) -> str | None:
+    """None if PyTorch finds the C++ compiler that it compiles networks for CPUs with; else the reason why `program`
+    cannot be served, and the remedy."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return (
+            f"{program} needs a C++ compiler, and none is found: "
+            "install g++, or name yours in the environment variable CXX"
+        )
+    return None
+
+
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Have a GPU compute convolutions of float32 maps in float32, where PyTorch lets it round their operands to TF32.

@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyhar import ops
 from pyhar.benchmarking.ceilings import Ceilings, name_of
 from pyhar.deploy.network import numbers_of
-from pyhar.models import SPNet
 
 
 @dataclass
@@ -29,8 +28,9 @@ class Work:
     """Seconds at the ceilings: of each convolution the longer of computing and moving."""
 
 
-def count(model: SPNet, frames: Tensor, dtype: torch.dtype, ceilings: Ceilings | None = None) -> dict[str, Work]:
-    """The work of `model(frames)` by kind of convolution, if it computed in `dtype`."""
+def count(model: nn.Module, frames: Tensor, dtype: torch.dtype, ceilings: Ceilings | None = None) -> dict[str, Work]:
+    """The work of `model(frames)`, an `SPNet`'s or a `Streamed` one's, by kind of convolution, if it computed in
+    `dtype`."""
     found: dict[str, Work] = {}
     size = numbers_of(dtype, frames.device).maps.itemsize
 
@@ -64,7 +64,7 @@ def _kind(name: str, layer: nn.Conv2d) -> str:
     if ".action" in name:
         return "action part"
     rows, columns = layer.kernel_size
-    kind = "depthwise" if layer.groups > 1 else "stem" if name == "entry.stem" else "convolution"
+    kind = "depthwise" if layer.groups > 1 else "stem" if name.endswith("entry.stem") else "convolution"
     return f"{kind} {rows}x{columns}"
 
 

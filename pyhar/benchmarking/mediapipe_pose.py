@@ -23,11 +23,9 @@ def measure(interpreter: Path, image_size: int, threads: int, seconds: float) ->
     """Frames per second of MediaPipe's full pose model (version, median and 95th percentile in milliseconds, share of
     frames with a person found) on rendered videos, frame after frame, so that it may follow the person.
 
-    Where it finds nobody it does not look for joints: its speed means little then. Raises UserError if the interpreter
-    or MediaPipe in it is missing.
+    Where it finds nobody it does not look for joints: its speed means little then. Raises UserError as `check` does.
     """
     from pyhar.data import registry
-    from pyhar.errors import UserError
 
     data: Any = registry.build(
         "synthetic", "test", "clips", image_size=image_size, augment=False, layout="pa17", clip_frames=8
@@ -36,18 +34,28 @@ def measure(interpreter: Path, image_size: int, threads: int, seconds: float) ->
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "frames.npy")
         np.save(path, frames)
-        command = [str(interpreter), __file__, str(path), str(threads), str(seconds)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-        except OSError as error:
-            raise UserError(f"--mediapipe {interpreter}: {error.strerror}; give a Python interpreter") from error
-        except subprocess.CalledProcessError as error:
-            last = error.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise UserError(
-                f"--mediapipe {interpreter}: {last[0]}; install it there with `pip install mediapipe==0.10.14`"
-            ) from error
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        printed = _run(interpreter, __file__, str(path), str(threads), str(seconds))
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return found
+
+
+def check(interpreter: Path) -> None:
+    """What to ask before long work: raises UserError if the interpreter or MediaPipe in it is missing."""
+    _run(interpreter, "-c", "import mediapipe; mediapipe.solutions.pose")
+
+
+def _run(interpreter: Path, *words: str) -> str:
+    from pyhar.errors import UserError
+
+    try:
+        return subprocess.run([str(interpreter), *words], capture_output=True, text=True, check=True).stdout
+    except OSError as error:
+        raise UserError(f"--mediapipe {interpreter}: {error.strerror}; give a Python interpreter") from error
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise UserError(
+            f"--mediapipe {interpreter}: {last[0]}; install it there with `pip install mediapipe==0.10.14`"
+        ) from error
 
 
 def _main(path: str, threads: int, seconds: float) -> None:

@@ -13,7 +13,7 @@ from pyhar.errors import UserError, unknown_name
 from pyhar.models import PRESETS, SPNet, get_preset, load_model
 from pyhar.models.spnet import visiting_order
 
-Inputs = Literal["image", "images", "clip"]
+Inputs = Literal["image", "images", "clip", "stream"]
 IMAGES = 16
 
 
@@ -29,22 +29,19 @@ class CutPlace:
         """The network that ends here, made for this input: stills have no actions."""
         if model.config.cut is not None:
             return model
-        return model.cut(self.pose_block, self.action_block if given == "clip" else None)
-
-
-def check(name: str) -> None:
-    """Raise UserError if `name` is neither a preset nor a file or folder."""
-    if name not in PRESETS and not Path(name).exists():
-        raise unknown_name("preset (and no model file or run directory)", name, PRESETS)
+        return model.cut(self.pose_block, self.action_block if given in ("clip", "stream") else None)
 
 
 def load(name: str, device: torch.device) -> SPNet:
     """A preset with random weights, or the network of a run directory or model file; in eval mode.
 
-    Raises UserError if there is neither.
+    Raises UserError if there is neither, or for a file that is no model.
     """
-    check(name)
-    return random_network(name).to(device) if name in PRESETS else load_model(name, device)[0]
+    if name in PRESETS:
+        return random_network(name).to(device)
+    if not Path(name).exists():
+        raise unknown_name("preset (and no model file or run directory)", name, PRESETS)
+    return load_model(name, device)[0]
 
 
 def random_network(preset: str) -> SPNet:
@@ -79,8 +76,21 @@ def cut_places(model: SPNet, which: Literal["none", "pyramids"]) -> list[CutPlac
 
 
 def frames_for(model: SPNet, given: Inputs, device: torch.device) -> Tensor:
-    """Random frames in [-1, 1], always the same: (1, 3, S, S), (16, 3, S, S) or (1, T, 3, S, S)."""
+    """Random frames in [-1, 1], always the same: (1, 3, S, S), (16, 3, S, S) or (1, T, 3, S, S).
+
+    Of a stream the first clip; one frame for a network that recognises no actions, which needs no other.
+    """
     size = (3, model.config.image_size, model.config.image_size)
-    shape = {"image": (1, *size), "images": (IMAGES, *size), "clip": (1, model.config.clip_frames, *size)}[given]
+    image, clip = (1, *size), (1, model.config.clip_frames, *size)
+    stream = clip if model.num_action_blocks else image
+    shape = {"image": image, "images": (IMAGES, *size), "clip": clip, "stream": stream}[given]
     generator = torch.Generator().manual_seed(0)
     return (torch.rand(shape, generator=generator) * 2 - 1).to(device)
+
+
+def clips_of_stream(clip: Tensor) -> list[Tensor]:
+    """The clips (1, T, 3, H, W) that end with each new frame of a stream, which shows this clip again and again; after
+    the last comes the first."""
+    frames = clip.shape[1]
+    twice = clip.repeat(1, 2, 1, 1, 1)
+    return [twice[:, first : first + frames] for first in range(frames)]

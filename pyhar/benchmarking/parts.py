@@ -1,4 +1,4 @@
-"""Where the time of a network goes, by its parts: for `SPNet` and its deployed form alike."""
+"""Where the time of a network goes, by its parts: for `SPNet` and its deployed form alike, streamed or not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 REST = "norms before features, heads, decoding, re-injection, sums"
-# Names of modules and the part that they are; the deployed network's are the same.
+# Names of modules within the network and the part that they are; the deployed network's are the same.
 _PARTS = {
     r"entry\.stem": "stem",
     r"entry\.units\.0": "entry flow, 1/2",
@@ -39,7 +39,8 @@ def time_by_part(model: nn.Module, frames: Tensor, repeats: int = 7) -> dict[str
 
     hooks = []
     for name, module in model.named_modules():
-        part = next((part for pattern, part in _PARTS.items() if re.fullmatch(r"(parts\.)?" + pattern, name)), None)
+        inner = re.sub(r"^(network\.)?(parts\.)?", "", name)
+        part = next((part for pattern, part in _PARTS.items() if re.fullmatch(pattern, inner)), None)
         if part is None:
             continue
 

@@ -69,10 +69,12 @@ def show(case: Case, rows: Sequence[Row]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120
-    title = (
-        f"{case.network}, {case.pyramids} pyramids, {case.dtype}, {case.input} of {rows[0].frames} frames, "
-        f"{case.gigaoperations:.2f} GFLOP"
-    )
+    given = f"{case.input} of {rows[0].frames} frames, {case.gigaoperations:.2f} GFLOP"
+    if case.input == "stream":
+        given = f"a new frame of a stream, {case.gigaoperations:.2f} GFLOP"
+    if case.clip_gigaoperations is not None:
+        given += f" (its clip anew {case.clip_gigaoperations:.2f})"
+    title = f"{case.network}, {case.pyramids} pyramids, {case.dtype}, {given}"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column in (
         "",

@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyhar.devices import why_no_compiler
+
 DESCRIPTION_FILE = "pyhar.json"
 """Where a `torch.export` program keeps its description."""
 
@@ -117,17 +119,7 @@ def _load_torch(path: Path) -> Run:
 
 
 def _why_not_aoti() -> str | None:
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return (
-            "AOTInductor needs a C++ compiler, and none is found: "
-            "install g++, or name yours in the environment variable CXX"
-        )
-    return None
+    return why_no_compiler("AOTInductor")
 
 
 def _write_aoti(program: Program, path: Path) -> None:
