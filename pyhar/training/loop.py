@@ -16,7 +16,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from pyhar import memory
 from pyhar.data.sample import model_input
-from pyhar.devices import computes_in_bfloat16
+from pyhar.devices import computes_in_bfloat16, why_no_compiler
 from pyhar.errors import UserError
 from pyhar.models import ModelMeta, SPNet, save_model
 from pyhar.models.io import MODEL_FILE
@@ -77,6 +77,8 @@ def train(config: TrainConfig, directory: Path, world: World, device: torch.devi
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(config.seed)
     _check_shares(config, world)
+    if config.compile and device.type == "cpu" and (reason := why_no_compiler("--compile")) is not None:
+        raise UserError(reason)
     if config.amp == "auto":  # written down, so that a resumed run keeps what it found
         config = dataclasses.replace(config, amp="bf16" if computes_in_bfloat16(device) else "off")
     data = build_data(config)

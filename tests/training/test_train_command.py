@@ -14,6 +14,7 @@ import pytest
 import tiny_training
 import torch
 import yaml
+from torch._inductor import config as inductor
 
 from pyhar import cli, train
 from pyhar.data.layouts import PA17
@@ -136,6 +137,14 @@ def test_mistakes_are_one_line_and_leave_nothing(words, message, tmp_path, monke
         monkeypatch.delenv(variable, raising=False)
     assert cli.run(train.main, words) == 2
     assert capsys.readouterr().err.startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_absent_compiler_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}):
+        assert cli.run(train.main, ["tiny", "--device", "cpu", "--compile"]) == 2
+    assert capsys.readouterr().err.startswith("error: --compile needs a C++ compiler")
     assert list(tmp_path.iterdir()) == []
 
 
