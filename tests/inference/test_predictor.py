@@ -322,6 +322,9 @@ def test_counts_are_positive(dot_predictor: MakePredictor, option: str) -> None:
 def test_devices(model_file: Path) -> None:
     with pytest.raises(UserError, match="unknown device 'gpu': use auto, cpu"):
         Predictor(model_file, device="gpu")
+    for known_to_pytorch in ("mps", "meta"):
+        with pytest.raises(UserError, match=f"'{known_to_pytorch}' is not one that pyhar computes on: use auto, cpu"):
+            Predictor(model_file, device=known_to_pytorch)
     assert Predictor(model_file).device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
