@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,13 +22,14 @@ from pyhar import cli  # before PyTorch: it says how idle threads wait
 # isort: split
 import torch
 
-from benchmarks.machine import ROOT, describe, read_json, results_folder, write_json
+from benchmarks.machine import describe, read_json, results_folder, write_json
+from benchmarks.readme import README, put_table
 from pyhar.devices import choose_device
 from pyhar.errors import UserError, unknown_name
 from pyhar.evaluate import evaluate_run
 from pyhar.evaluation.results import Evaluation
 from pyhar.evaluation.run import EVALUATION_FILE
-from pyhar.files import check_folder, write_text
+from pyhar.files import check_folder
 from pyhar.models import load_model
 from pyhar.models.io import MODEL_FILE
 from pyhar.training.checkpoint import CHECKPOINT_FILE
@@ -48,7 +48,6 @@ from pyhar.training.interrupt import Interrupted
 from pyhar.training.loop import TrainingError, train
 from pyhar.training.stages import tasks_of
 
-BEGIN, END = "<!-- claims table -->", "<!-- /claims table -->"
 SCORES = {
     "pckh": ("PCKh@0.5", "{:.1f} %"),
     "mpjpe": ("MPJPE", "{:.1f} mm"),
@@ -264,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/claims"), help="folder of the runs (%(default)s)")
     parser.add_argument("--out", type=Path, help="the JSON file; without it, claims.json in the device's folder")
     parser.add_argument("--table", action="store_true", help="train nothing: put the table of --out into --readme")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the markers (README.md)")
+    parser.add_argument("--readme", type=Path, default=README, help="file with the markers (README.md)")
     options = parser.parse_args(argv)
     device = choose_device(options.device)
     path = options.out or results_folder(device) / "claims.json"
@@ -315,12 +314,7 @@ def _put_table(path: Path, readme: Path) -> int:
     content = read_json(path)
     if not content:
         raise UserError(f"no results at {path}: leave --table out to make them, or name their file as --out")
-    before = readme.read_text(encoding="utf-8")
-    if BEGIN not in before or END not in before:
-        raise UserError(f"{readme} has no lines {BEGIN} and {END} to put the table between")
-    text = f"{BEGIN}\n{table(content)}\n{END}"
-    write_text(readme, re.sub(f"{BEGIN}.*?{END}", lambda _: text, before, flags=re.DOTALL))
-    print(readme)
+    put_table(readme, "claims", table(content))
     return 0
 
 

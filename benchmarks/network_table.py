@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import RESULTS, ROOT, read_json
+from benchmarks.machine import RESULTS, read_json
+from benchmarks.readme import README, put_table
 from benchmarks.report import ratio
 from pyhar import cli
-from pyhar.errors import UserError
-from pyhar.files import write_text
-
-BEGIN, END = "<!-- network table -->", "<!-- /network table -->"
 
 
 def table(folders: Sequence[Path]) -> str:
@@ -124,19 +120,14 @@ def main(argv: list[str] | None = None) -> int:
     """Write the table, or print it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.network_table", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, nargs="+", help="folders of devices (default: all)")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the markers")
+    parser.add_argument("--readme", type=Path, default=README, help="file with the markers")
     parser.add_argument("--print", action="store_true", help="print the table and write nothing")
     options = parser.parse_args(argv)
     text = table(options.results or sorted(path for path in RESULTS.iterdir() if path.is_dir()))
     if options.print:
         print(text)
         return 0
-    before = options.readme.read_text(encoding="utf-8")
-    if BEGIN not in before or END not in before:
-        raise UserError(f"{options.readme} has no lines {BEGIN} and {END} to put the table between")
-    after = re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{text.strip()}\n{END}", before, flags=re.DOTALL)
-    write_text(options.readme, after)
-    print(options.readme)
+    put_table(options.readme, "network", text)
     return 0
 
 

@@ -1,13 +1,12 @@
 """Pictures of what `benchmarks.ops` measured, and the README's table of it: `python -m benchmarks.plot_ops`.
 
 For each benchmarks/results/<device>/ops.json it draws ops-<suite>.svg beside it, and it writes the table between the
-markers `<!-- ops table -->` and `<!-- /ops table -->` of README.md, where it has them.
+markers `<!-- ops table -->` and `<!-- /ops table -->` of README.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,13 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.cases import PASSES, SUITES, Case
-from benchmarks.machine import RESULTS, ROOT, read_json
+from benchmarks.machine import RESULTS, read_json
+from benchmarks.readme import README, put_table
 from benchmarks.report import by_case, by_implementation, duration, kernels, ratio
 from pyhar import cli
 from pyhar.evaluation.plots import BLUE, GREEN, GREY, INK, ORANGE, RED, SOFT, new_figure, style
-from pyhar.files import atomic, write_text
+from pyhar.files import atomic
 
-BEGIN, END = "<!-- ops table -->", "<!-- /ops table -->"
 COLOURS = {
     "plain": SOFT,
     "compile": "#c9a227",
@@ -111,11 +110,6 @@ def _conditions(content: dict[str, Any]) -> Iterator[str]:
             yield ""
 
 
-def with_table(readme: str, text: str) -> str:
-    """Return the README with `text` between its markers; as it is where it has none."""
-    return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{text.strip()}\n{END}", readme, flags=re.DOTALL)
-
-
 def draw(suite: str, run: dict[str, Any]) -> Figure:
     """Gain over the better baseline of every implementation in every case: medians with quartiles, a panel per pass."""
     cases = by_case(run["rows"])
@@ -168,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     """Draw the pictures and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plot_ops", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the devices' folders")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the markers")
+    parser.add_argument("--readme", type=Path, default=README, help="file with the markers")
     parser.add_argument("--print", action="store_true", help="print the table and write nothing")
     options = parser.parse_args(argv)
     contents = find(options.results)
@@ -183,12 +177,7 @@ def main(argv: list[str] | None = None) -> int:
                 with style(), atomic(target) as temporary:
                     draw(suite, content["suites"][suite]).savefig(temporary, format="svg", metadata={"Date": None})
                 print(target)
-    before = options.readme.read_text(encoding="utf-8")
-    if BEGIN in before:
-        write_text(options.readme, with_table(before, text))
-        print(options.readme)
-    else:
-        print(f"{options.readme} has no line {BEGIN}: its table is left out")
+    put_table(options.readme, "ops", text)
     return 0
 
 

@@ -238,10 +238,10 @@ def test_the_table_is_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[st
     }  # fmt: skip
     path, readme = tmp_path / "claims.json", tmp_path / "README.md"
     path.write_text(json.dumps(content))
-    readme.write_text(f"before\n{claims.BEGIN}\nold\n{claims.END}\nafter\n")
+    readme.write_text("before\n<!-- claims table -->\nold\n<!-- /claims table -->\nafter\n")
     assert claims.main(["--table", "--out", str(path), "--readme", str(readme)]) == 0
     lines = readme.read_text().splitlines()
-    assert (lines[:2], lines[-2:]) == (["before", claims.BEGIN], [claims.END, "after"])
+    assert (lines[:2], lines[-2:]) == (["before", "<!-- claims table -->"], ["<!-- /claims table -->", "after"])
     assert "preset with 30 % of its steps, seeds 0, 1, last block, on 560 stills and 280 videos of" in lines[2]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
     assert rows[0][:3] == ["variant", "PCKh@0.5", "MPJPE"]

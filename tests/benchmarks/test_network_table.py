@@ -55,11 +55,11 @@ def test_what_is_wrong_or_missing_is_left_out(results: Path) -> None:
 
 def test_it_goes_between_the_markers(results: Path) -> None:
     readme = results / "README.md"
-    readme.write_text(f"before\n{network_table.BEGIN}\nold\n{network_table.END}\nafter\n")
+    readme.write_text("before\n<!-- network table -->\nold\n<!-- /network table -->\nafter\n")
     assert network_table.main(["--results", str(results), "--readme", str(readme)]) == 0
     text = readme.read_text()
-    assert text.startswith(f"before\n{network_table.BEGIN}\nOne clip")
-    assert text.endswith(f"{network_table.END}\nafter\n")
+    assert text.startswith("before\n<!-- network table -->\nOne clip")
+    assert text.endswith("<!-- /network table -->\nafter\n")
     assert "old" not in text
     readme.write_text("nothing\n")
     with pytest.raises(UserError, match="has no lines"):
