@@ -16,7 +16,7 @@ from pyhar.evaluation.results import Evaluation
 from pyhar.files import atomic
 from pyhar.inference.draw import draw_prediction
 from pyhar.inference.predictor import Predictor
-from pyhar.inference.video import write_picture
+from pyhar.media import write_picture
 from pyhar.models import load_model
 
 FOLDER = Path(__file__).parent / "pictures"

@@ -14,7 +14,8 @@ from pyhar.files import atomic
 from pyhar.inference import draw
 from pyhar.inference.pipeline import in_background
 from pyhar.inference.predictions import ActionPrediction, FramePrediction
-from pyhar.inference.video import Frame, Picture, Source, VideoWriter, write_picture
+from pyhar.inference.video import Frame, Source
+from pyhar.media import Picture, VideoWriter, write_picture
 
 
 @contextmanager

@@ -17,7 +17,8 @@ import pytest
 from pyhar import cli, predict
 from pyhar.inference import draw, pipeline, video
 from pyhar.inference.streaming import StreamingPredictor
-from pyhar.inference.video import Frame, open_source, read_picture, write_picture
+from pyhar.inference.video import Frame, open_source, read_picture
+from pyhar.media import write_picture
 
 POINTS = np.array([[20, 10], [50, 20], [30, 40]])
 PATIENCE_S = 60.0

@@ -13,7 +13,8 @@ from pyhar.data.warp import View
 from pyhar.deploy import DeployedSPNet
 from pyhar.errors import UserError
 from pyhar.inference.predictor import Predictor
-from pyhar.inference.video import Frame, write_picture
+from pyhar.inference.video import Frame
+from pyhar.media import write_picture
 from pyhar.models import ModelMeta, SPNet, SPNetConfig, load_model
 
 POINTS = np.array([[60, 50], [250, 90], [140, 200]])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pyhar.errors import UserError
-from pyhar.inference.video import DEFAULT_FPS, VideoSource, VideoWriter, open_source, read_picture, write_picture
+from pyhar.inference.video import DEFAULT_FPS, VideoSource, open_source, read_picture
+from pyhar.media import VideoWriter, write_picture
 
 
 @pytest.fixture

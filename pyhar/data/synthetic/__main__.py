@@ -26,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help()
         return 2
 
-    from pyhar.data.synthetic.demo import contact_sheet, measure, write_picture, write_video
+    from pyhar.data.synthetic.demo import contact_sheet, measure, write_video
+    from pyhar.media import write_picture
 
     if options.sheet:
         write_picture(options.sheet, contact_sheet(options.split, options.image_size, seed=options.seed))

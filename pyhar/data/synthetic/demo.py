@@ -8,17 +8,14 @@ import os
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from pyhar.data.synthetic.dataset import SyntheticClips, SyntheticPoses
 from pyhar.data.synthetic.motion import ACTION_NAMES, FPS
 from pyhar.data.synthetic.scene import HEIGHT, WIDTH
-from pyhar.errors import UserError, unknown_name
-from pyhar.files import atomic, write_text
-
-VIDEO_CODECS = {".avi": "MJPG", ".mp4": "mp4v"}
+from pyhar.files import write_text
+from pyhar.media import VideoWriter
 
 
 def contact_sheet(
@@ -33,15 +30,6 @@ def contact_sheet(
     return np.concatenate(rows)
 
 
-def write_picture(path: str | os.PathLike[str], rgb: npt.NDArray[np.uint8]) -> None:
-    """Write a picture (H, W, 3), RGB, atomically. Raises UserError for a format OpenCV does not know."""
-    with atomic(path) as temporary:
-        try:
-            cv2.imwrite(str(temporary), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-        except cv2.error as error:
-            raise UserError(f"{path}: give the name of a .png or .jpg file") from error
-
-
 def write_video(path: str | os.PathLike[str], index: int, split: str = "test", seed: int = 0) -> Path:
     """Write the whole pictures of video `index` of `SyntheticClips(split, seed=seed)` as .mp4 or .avi.
 
@@ -51,22 +39,14 @@ def write_video(path: str | os.PathLike[str], index: int, split: str = "test", s
     for a wrong index.
     """
     target = Path(path)
-    if target.suffix.lower() not in VIDEO_CODECS:
-        raise unknown_name("kind of video file", target.suffix, VIDEO_CODECS)
+    writer = VideoWriter(target, FPS)
     clips = SyntheticClips(split, seed=seed)
     video = clips.video(index)
     shot = video.shoot(np.arange(video.num_frames))
     truth = shot.truth()
-    with atomic(target) as temporary:
-        codec = cv2.VideoWriter.fourcc(*VIDEO_CODECS[target.suffix.lower()])
-        writer = cv2.VideoWriter(str(temporary), codec, FPS, (WIDTH, HEIGHT))
-        if not writer.isOpened():
-            raise UserError(
-                f"{target}: OpenCV cannot write such a video here; try the other of {', '.join(VIDEO_CODECS)}"
-            )
+    with writer:
         for picture in shot.pictures(np.eye(3), WIDTH, HEIGHT):
-            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        writer.release()
+            writer.write(picture)
     facts = {
         "action": video.kind.name,
         "subject": video.seeds.subject,
