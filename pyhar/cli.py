@@ -54,6 +54,10 @@ def run(main: Callable[[list[str] | None], int], argv: Sequence[str] | None = No
         # The interpreter flushes standard output once more at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # as rich's tables tell of it
+            return 141
+        raise
     except OSError as error:
         if error.filename is None:
             if error.errno not in NO_ROOM:

@@ -137,8 +137,10 @@ def test_python_m_pyhar_is_the_console_command(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_a_reader_that_goes_away_is_no_fault() -> None:
-    code = "from pyhar import cli\nimport sys\nsys.exit(cli.run(lambda argv: print('x' * 10**6) or 0))"
+@pytest.mark.parametrize("printing", ["print", "Console().print"])
+def test_a_reader_that_goes_away_is_no_fault(printing: str) -> None:
+    code = "from pyhar import cli\nfrom rich.console import Console\nimport sys\n"
+    code += f"sys.exit(cli.run(lambda argv: [{printing}('some words\\n' * 100) for _ in range(500)] and 0))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
