@@ -26,10 +26,11 @@ def shortened(text: str, most: int = 200) -> str:
 
 def shown(value: Any) -> str:
     """A value for a message: its repr, with the inner parts of what is long or deep left out."""
-    return _SHORT.repr(value)
+    return shortened(_SHORT.repr(value))
 
 
 _SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 

@@ -37,7 +37,6 @@ def written(path: Path) -> dict[str, Any]:
         {"config": None},
         {"config": {"num_joints": []}},
         {"config": {"num_pyramids": 10**9}},
-        {"model": []},
         {"model": {"entry.stem.weight": 1}},
         {"average": {}},
         {"average": {"updates": 1, "mean": {"entry.stem.weight": 1}}},
@@ -77,14 +76,13 @@ def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
         "seed: " + "1" * 5000,
         "seed: 2026-13-45",
         "seed: " + "[" * 20_000,
-        "seed: &a [*a]",
         "run_dir: [" + "a" * 5000 + "]",
-        "a: &a [x,x,x,x,x,x,x,x,x]\n"
-        + "".join(f"{n}: &{n} [{','.join([f'*{m}'] * 9)}]\n" for m, n in zip("abcdefghi", "bcdefghij", strict=True))
-        + "seed: *j",
+        "run_dir: [&a [x,x,x,x,x,x,x,x,x], "
+        + ", ".join(f"&{n} [{','.join([f'*{m}'] * 9)}]" for m, n in zip("abcdefg", "bcdefgh", strict=True))
+        + "]",
         "model: {growth: 7}",
     ],
-    ids=["digits", "date", "nested", "circle", "long", "doubling", "odd"],
+    ids=["digits", "date", "nested", "long", "doubling", "odd"],
 )
 def test_configurations_that_are_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.yaml"
