@@ -183,7 +183,7 @@ def _add(made: IndexBuilder, entry: Entry, medium: Medium, actions: tuple[str, .
     step = int(np.gcd.reduce(np.diff(numbers))) if len(numbers) > 1 else 1
     rows = (numbers - numbers[0]) // step
     count = int(rows[-1]) + 1
-    if not medium.holds(numbers[0] + step * np.arange(count)).all():
+    if count > len(medium.present) or not medium.holds(numbers[0] + step * np.arange(count)).all():
         raise MediumError("frames between annotated ones are missing")
     values: dict[str, Any] = {
         "joints_px": np.full((count, joints, 2), np.nan),

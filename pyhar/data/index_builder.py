@@ -13,16 +13,16 @@ from pyhar.data.index import ARRAYS, MEDIA_KINDS, OF_FRAMES, OF_SEQUENCES, SPLIT
 from pyhar.data.layouts import JointLayout
 from pyhar.errors import UserError, unknown_name
 
-_LARGEST = {"joints_px": LARGEST_PX, "joints_mm": 1e8, "box": LARGEST_PX}
-"""Coordinates beyond are mistakes: no camera sees as far."""
+_LARGEST = {"joints_px": LARGEST_PX, "joints_mm": 1e8, "box": LARGEST_PX, "head_size": LARGEST_PX}
+"""Numbers beyond are mistakes: no camera sees as far."""
 
 
 class IndexBuilder:
     """Gathers an index sequence by sequence, as parsers find them; makes columns of them at the end.
 
     It takes joints as data sets give them: a joint with a coordinate that is not finite or beyond any picture or
-    camera's reach, or with only zeros, is unknown, and becomes NaN; so does such a box, one without area and a head
-    size that is not positive.
+    camera's reach, or with only zeros, is unknown, and becomes NaN; so does such a box or head size, a box without
+    area and a head size that is not positive.
     """
 
     def __init__(self, data_set: str, layout: JointLayout, action_names: Sequence[str] = ()) -> None:

@@ -430,7 +430,7 @@ def _spread(count: int, size: int | None) -> Ints:
 def _read_boxes(path: Path, index: Index) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """The boxes of sequences, and those of stills, by name."""
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(path.read_text(encoding="utf-8-sig"))
         found = {str(name): np.array([float(v) for v in box]) for name, box in read.items()}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"boxes {path} cannot be read: {error}") from error

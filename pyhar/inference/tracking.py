@@ -45,7 +45,7 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[int | str, Box]:
     null stands for a frame without a box. Raises UserError that names the file and the entry that is wrong.
     """
     try:
-        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        content: Any = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"boxes {os.fspath(path)} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -55,7 +55,9 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[int | str, Box]:
     if not isinstance(content, dict):
         raise UserError(f'boxes {os.fspath(path)}: expected {{"0": [x1, y1, x2, y2], ...}} or [[x1, y1, x2, y2], ...]')
     return {
-        int(key) if str(key).isdecimal() else str(key): check_box(box, f"boxes {os.fspath(path)}, frame {key}")
+        int(key) if str(key).isdecimal() and len(str(key)) < 19 else str(key): check_box(
+            box, f"boxes {os.fspath(path)}, frame {key}"
+        )
         for key, box in content.items()
         if box is not None
     }

@@ -80,6 +80,38 @@ def test_a_medium_whose_name_is_too_long_is_skipped(tmp_path: Path) -> None:
     assert list(read_folder(tmp_path).notes["skipped"].values()) == [["long"]]
 
 
+def test_pictures_that_are_named_by_times(tmp_path: Path) -> None:
+    """In nanoseconds, and with more digits than numbers of 64 bits have."""
+    picture = folder_writer.shoot(0, 1).pictures[0]
+    for name in ("1700000000000000001", "1700000009000000000", "1" * 30):
+        folder_writer.write_jpeg(tmp_path / "long" / f"{name}.jpg", picture)
+    for name in ("100000000001", "100000000002", "170000000900"):
+        folder_writer.write_jpeg(tmp_path / "times" / f"{name}.jpg", picture)
+    folder_writer.write_jpeg(tmp_path / "a.jpg", picture)
+    media = [{"media": name, "action": "wave"} for name in ("a.jpg", "long", "times")]
+    folder_writer.write_json(tmp_path, media)
+    index = read_folder(tmp_path)
+    assert list(index.names) == ["folder/a.jpg"]
+    assert sum(map(len, index.notes["skipped"].values())) == 2
+
+
+def test_numbers_of_frames_far_apart(tmp_path: Path) -> None:
+    picture = folder_writer.shoot(0, 1).pictures[0]
+    for number in (0, 1, 2_000_000_000):
+        folder_writer.write_jpeg(tmp_path / "a" / f"{number:010d}.jpg", picture)
+    folder_writer.write_jpeg(tmp_path / "b.jpg", picture)
+    frames = [{"frame": number, "box": [0, 0, 9, 9]} for number in (0, 1, 2_000_000_000)]
+    folder_writer.write_json(tmp_path, [{"media": "a", "frames": frames}, {"media": "b.jpg"}])
+    assert read_folder(tmp_path).notes["skipped"] == {"frames between annotated ones are missing": ["folder/a"]}
+
+
+def test_boxes_saved_by_notepad_and_by_long_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    long = "1" * 5000
+    path.write_text(json.dumps({"0": [0, 0, 1, 1], long: [0, 0, 1, 2]}), encoding="utf-8-sig")
+    assert read_boxes(path) == {0: (0, 0, 1, 1), long: (0, 0, 1, 2)}
+
+
 @pytest.mark.parametrize("coordinate", [1e30, -1e30])
 def test_coordinates_beyond_any_picture_are_unknown(tmp_path: Path, coordinate: float) -> None:
     entry = folder_writer.as_json(folder_writer.example(tmp_path)[-1])
@@ -87,12 +119,14 @@ def test_coordinates_beyond_any_picture_are_unknown(tmp_path: Path, coordinate: 
     known = next(j for j, joint in enumerate(joints) if joint)
     joints[known] = mm[known] = [coordinate, 5.0, 1.0]
     entry["frames"][0]["box"] = [-2e30, 0, 2e30, 5]
+    entry["frames"][0]["head_size"] = abs(coordinate)
     folder_writer.write_json(tmp_path, [entry])
     index = read_folder(tmp_path)
     assert np.isnan(index.joints_px[0, known]).all()
     assert np.isnan(index.joints_mm[0, known]).all()
     assert not index.visible[0, known]
     assert np.isnan(index.box[0]).all()
+    assert np.isnan(index.head_size[0])
 
 
 def test_metadata_with_single_things_wrong(tmp_path: Path) -> None:
