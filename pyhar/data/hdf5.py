@@ -12,7 +12,7 @@ DAMAGED = (OSError, KeyError, AttributeError, RuntimeError, TypeError, ValueErro
 
 _ALWAYS = 1 << 20
 """So many bytes are read whatever the file holds of them: an empty matrix may be filled with zeros."""
-_MOST_DEFLATED = 1032
+MOST_DEFLATED = 1032
 """Times as large as its compressed form is what deflate gives back at most."""
 
 
@@ -20,7 +20,7 @@ def check_extent(dataset: Any, item_size: int) -> None:
     """Raise ValueError if a data set (h5py's low-level identifier) of items of so many bytes claims more of them than
     the file can hold: a few damaged bytes would fill the memory."""
     claimed = math.prod(dataset.shape or ()) * item_size
-    if claimed > _ALWAYS and claimed > _MOST_DEFLATED * dataset.get_storage_size():
+    if claimed > _ALWAYS and claimed > MOST_DEFLATED * dataset.get_storage_size():
         raise ValueError(f"a data set of {claimed} bytes, of which the file holds {dataset.get_storage_size()}")
 
 

@@ -6,6 +6,7 @@ pixels or (T, 32, 3) millimetres, float64.
 
 from __future__ import annotations
 
+import math
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyhar.data.hdf5 import DAMAGED, read_array
+from pyhar.data.hdf5 import DAMAGED, MOST_DEFLATED, read_array
 from pyhar.data.safe_pickle import load_object_array
 from pyhar.errors import UserError, reason
 
@@ -24,6 +25,9 @@ Array = npt.NDArray[np.float64]
 CAMERAS = ("54138969", "55011271", "58860488", "60457274")
 """The owners' names of the four cameras, in the order of metadata.xml."""
 NUM_JOINTS = 32
+_CDF_3, _MOST_DIMENSIONS = bytes.fromhex("cdf300010000ffff"), 10
+_DIMENSIONS_AT = {2: 56, 8: 340}
+"""Where a record says how many there are: by its kind, of the file and of a variable."""
 _SUBJECTS = 11
 _EXTRINSICS = 6 * _SUBJECTS * len(CAMERAS)
 _INTRINSICS = 9 * len(CAMERAS)
@@ -155,12 +159,30 @@ def read_cdf(path: Path, dimensions: int) -> Array:
     if not path.is_file():
         raise UserError(f"{path} is missing")
     try:
-        pose = np.asarray(cdflib.CDF(path)["Pose"], dtype=np.float64)
+        _check_counts(path.read_bytes())
+        content = cdflib.CDF(path)
+        about = content.varinq("Pose")
+        claimed = (about.Last_Rec + 1) * math.prod(about.Dim_Sizes)
+        if claimed > MOST_DEFLATED * path.stat().st_size:
+            raise ValueError(f"it says to hold {claimed} numbers")
+        pose = np.asarray(content["Pose"], dtype=np.float64)
     except Exception as error:  # cdflib raises whatever the bytes lead it to.
         raise UserError(f"{path} is damaged or no CDF with a variable 'Pose' ({reason(error)})") from error
     if pose.ndim < 2 or pose.shape[-1] != NUM_JOINTS * dimensions:
         raise UserError(f"{path}: 'Pose' has shape {pose.shape}, expected (1, T, {NUM_JOINTS * dimensions})")
     return pose.reshape(-1, NUM_JOINTS, dimensions)
+
+
+def _check_counts(data: bytes) -> None:
+    """Raise ValueError if a record of a CDF file (of version 3) has more dimensions than there can be: cdflib counts
+    them one by one, up to the thousands of millions that a damaged byte makes of them."""
+    at = 8
+    while data.startswith(_CDF_3) and at + 12 <= len(data):
+        size, kind = (int.from_bytes(data[at + a : at + b], "big", signed=True) for a, b in ((0, 8), (8, 12)))
+        place = at + _DIMENSIONS_AT.get(kind, len(data))
+        if int.from_bytes(data[place : place + 4], "big") > _MOST_DIMENSIONS:
+            raise ValueError("a record has dimensions without number")
+        at += max(size, 12)
 
 
 def read_videopose3d(path: Path) -> dict[int, dict[str, Array]]:

@@ -20,7 +20,7 @@ from writers import ntu as ntu_writer
 
 from pyhar.data import folder_json, matlab, mpii_lists
 from pyhar.data.folder import read as read_folder
-from pyhar.data.human36m_files import read_annotations, read_cameras_h5, read_metadata, read_videopose3d
+from pyhar.data.human36m_files import read_annotations, read_cameras_h5, read_cdf, read_metadata, read_videopose3d
 from pyhar.data.indexed import _read_boxes
 from pyhar.data.layouts import PA16
 from pyhar.data.ntu_files import read_skeleton
@@ -174,6 +174,19 @@ def test_hdf5_fields_of_another_kind(tmp_path: Path, value: Any) -> None:
         path.write_bytes(good)
         replace(path, field, value)
         refused(read_annotations, path)
+
+
+def test_cdf_files_with_impossible_counts(tmp_path: Path) -> None:
+    path = tmp_path / "x.cdf"
+    h36m_writer.write_cdf(path, np.ones((5, 32, 3)))
+    good = path.read_bytes()
+    assert read_cdf(path, 3).shape == (5, 32, 3)
+    general = int.from_bytes(good[20:28], "big")
+    variable = int.from_bytes(good[general + 20 : general + 28], "big")
+    # How many dimensions the file and the variable have; how long the variable's first is, and its last record.
+    for place in (general + 56, variable + 340, variable + 344, variable + 24):
+        path.write_bytes(good[:place] + b"\x70" + good[place + 1 :])
+        assert "damaged" in refused(read_cdf, path, 3)
 
 
 def test_poses_that_are_no_numbers(tmp_path: Path) -> None:
