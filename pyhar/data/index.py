@@ -328,6 +328,8 @@ def _open(folder: Path) -> Index:
         notes = facts["notes"]
         if not all(isinstance(part, dict) for part in (notes, *(notes.get(key, {}) for key in _BY_NAME))):
             raise TypeError("its notes are no object")
+        if not all(isinstance(name, str) for name in (*layout["joints"], *facts["action_names"])):
+            raise TypeError("names that are no text")
         columns: dict[str, Any] = {name: _map(folder / facts["columns"] / f"{name}.npy") for name in ARRAYS}
         for name in STRINGS:
             starts = _map(folder / facts["columns"] / f"{name}.starts.npy")

@@ -23,12 +23,10 @@ class JointLayout:
     root: int = 0
 
     def __post_init__(self) -> None:
-        if not all(isinstance(joint, str) for joint in self.joints):
-            raise UserError(f"joint layout {self.name!r}: names of joints are text")
         if len(set(self.joints)) != len(self.joints):
             raise UserError(f"joint layout {self.name!r}: joint names repeat")
         for joint in (self.root, *(j for bone in self.bones for j in bone)):
-            if not isinstance(joint, int) or not 0 <= joint < len(self.joints):
+            if not 0 <= joint < len(self.joints):
                 raise UserError(f"joint layout {self.name!r}: joint index {joint} is outside 0..{len(self.joints) - 1}")
 
     @property

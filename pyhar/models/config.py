@@ -150,7 +150,7 @@ class SPNetConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SPNetConfig:
         """The inverse of `to_dict`; raises UserError on an unknown field or a value of another type."""
-        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+        defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(cls)}
         made = dict(values)
         for name, value in values.items():
             if name not in defaults:

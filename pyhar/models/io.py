@@ -55,7 +55,7 @@ class ModelMeta:
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or not {"layout", "joints"} <= set(values) <= known:
             raise UserError(f"the description of the network has other fields than {', '.join(sorted(known))}")
-        made = cls(**values)
+        made: Any = cls(**values)
         for right, name in (
             (isinstance(made.layout, str), "layout"),
             (_are(made.joints, str) and len(made.joints) == config.num_joints, "joints"),

@@ -183,8 +183,10 @@ def test_cdf_files_with_impossible_counts(tmp_path: Path) -> None:
     assert read_cdf(path, 3).shape == (5, 32, 3)
     general = int.from_bytes(good[20:28], "big")
     variable = int.from_bytes(good[general + 20 : general + 28], "big")
-    # How many dimensions the file and the variable have; how long the variable's first is, and its last record.
-    for place in (general + 56, variable + 340, variable + 344, variable + 24):
+    entries = int.from_bytes(good[variable + 28 : variable + 36], "big")
+    # How many dimensions the file and the variable have; how long the variable's first is; its last record; and in how
+    # many pieces it lies.
+    for place in (general + 56, variable + 340, variable + 344, variable + 24, entries + 24):
         path.write_bytes(good[:place] + b"\x70" + good[place + 1 :])
         assert "damaged" in refused(read_cdf, path, 3)
 
