@@ -26,8 +26,6 @@ CAMERAS = ("54138969", "55011271", "58860488", "60457274")
 """The owners' names of the four cameras, in the order of metadata.xml."""
 NUM_JOINTS = 32
 _CDF_3 = bytes.fromhex("cdf300010000ffff")
-_COUNT_AT = {2: 56, 6: 24, 8: 340}
-"""Where a record of a CDF file says how many dimensions or entries it has, by its kind."""
 _SUBJECTS = 11
 _EXTRINSICS = 6 * _SUBJECTS * len(CAMERAS)
 _INTRINSICS = 9 * len(CAMERAS)
@@ -174,15 +172,18 @@ def read_cdf(path: Path, dimensions: int) -> Array:
 
 
 def _check_counts(data: bytes) -> None:
-    """Raise ValueError if a record of a CDF file (of version 3) says to have more dimensions or entries than it has
-    bytes: cdflib counts them one by one, up to the thousands of millions that a damaged byte makes of them."""
-    at = 8
-    while data.startswith(_CDF_3) and at + 12 <= len(data):
-        size, kind = (int.from_bytes(data[at + a : at + b], "big", signed=True) for a, b in ((0, 8), (8, 12)))
-        place = at + _COUNT_AT.get(kind, len(data))
-        if int.from_bytes(data[place : place + 4], "big") > max(size, 0):
-            raise ValueError("a record has entries without number")
-        at += max(size, 12)
+    """Raise ValueError if a CDF file (of version 3) says to have more dimensions or pieces than bytes: cdflib counts
+    them one by one, up to the thousands of millions that a damaged byte makes of them."""
+
+    def number(place: int, size: int) -> int:
+        return int.from_bytes(data[place : place + size], "big")
+
+    # From record to record as cdflib goes: of the file, of its first variable, and of the pieces that this lies in.
+    file = number(20, 8)
+    variable = number(file + 20, 8)
+    pieces = number(variable + 28, 8)
+    if data.startswith(_CDF_3) and any(number(n, 4) > len(data) for n in (file + 56, variable + 340, pieces + 24)):
+        raise ValueError("a record has entries without number")
 
 
 def read_videopose3d(path: Path) -> dict[int, dict[str, Array]]:
