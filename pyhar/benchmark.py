@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from pyhar import cli
-from pyhar.errors import UserError
+from pyhar.errors import UserError, reason
 from pyhar.files import check_folder
 
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ def _evaluations(networks: Sequence[str]) -> dict[str, Evaluation]:
         if path.is_file():
             try:
                 found[name] = Evaluation.from_json(path.read_text(encoding="utf-8"))
-            except UserError as error:
-                raise UserError(f"{path}: {error}") from error
+            except ValueError as error:  # of ours, or of other text than UTF-8
+                raise UserError(f"{path}: {reason(error)}") from error
     return found
 
 

@@ -22,7 +22,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from pyhar.errors import UserError
+from pyhar.data.hdf5 import DAMAGED, read_array
+from pyhar.errors import UserError, reason
 from pyhar.models.action import ActionPart
 from pyhar.models.blocks import ResidualUnit, SeparableConv
 from pyhar.models.config import PRESETS, SPNetConfig, get_preset
@@ -107,14 +108,13 @@ def read_layers(path: str | os.PathLike[str]) -> Layers:
             for layer in names:
                 group = root[layer]
                 weights = {
-                    name.split("/")[-1].split(":")[0]: np.asarray(group[name][()], dtype=np.float32)
+                    name.split("/")[-1].split(":")[0]: read_array(group[name], np.float32)
                     for name in _names(group, "weight_names") or []
                 }
                 if weights and not _FIXED.search(layer):
                     layers[layer] = weights
-    # Where bytes of the file are lost, h5py raises any of these.
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a Keras weight file: {' '.join(str(error).split())}") from error
+    except DAMAGED as error:
+        raise UserError(f"{path} cannot be read as a Keras weight file: {reason(error)}") from error
     return layers
 
 
@@ -138,6 +138,8 @@ def infer_config(layers: Layers) -> SPNetConfig:
             raise KeyError("dp1_pb1_conv1")
         num_pyramids = max(p for p, _ in visits)
         num_levels = max(i for _, i in visits) + 1
+        if num_pyramids * num_levels > len(layers):
+            raise ValueError(f"{num_pyramids} pyramids of {num_levels} levels in {len(layers)} layers")
         heat = layers["dp1_pb1_heatmaps_conv1"]["kernel"]
         acting: dict[str, object] = {}
         if numbers:
@@ -173,8 +175,10 @@ def infer_config(layers: Layers) -> SPNetConfig:
             decoupled=any(name.endswith("_replica") for name in layers),
             **{"action_pyramids": (), "num_actions": (), **acting},  # type: ignore[arg-type]
         )
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise UserError(f"these are not the layers of the authors' network: {error} is not there") from error
+    except (ValueError, IndexError) as error:
+        raise UserError(f"these are not the layers of the authors' network: {reason(error)}") from error
 
 
 def _config_of(path: str) -> SPNetConfig:

@@ -33,7 +33,7 @@ from pyhar.data.folder_media import Medium, MediumError, find_medium
 from pyhar.data.index import Index
 from pyhar.data.index_builder import IndexBuilder
 from pyhar.data.layouts import JointLayout, get_layout
-from pyhar.errors import UserError
+from pyhar.errors import UserError, shortened
 
 FILES = ("annotations.json", "annotations.csv")
 
@@ -72,6 +72,8 @@ def read(
                 media[entry.media] = find_medium(root, entry.media)
             except MediumError as error:
                 media[entry.media] = str(error)
+            except OSError as error:  # a name longer than names can be, a folder that nobody may look into
+                media[entry.media] = error.strerror or "cannot be opened"
         medium = media[entry.media]
         if isinstance(medium, str):
             made.skip(medium, entry.name)
@@ -119,7 +121,7 @@ def _action_names(found: Annotations, actions: Sequence[str] | None, path: Path)
         raise UserError(f"{path}: an action is listed twice")
     for action, entry in used.items():
         if action not in listed:
-            raise UserError(f"{entry.where}: action {action!r} is not in the list: {', '.join(listed)}")
+            raise UserError(f"{entry.where}: action {action!r} is not in the list: {shortened(', '.join(listed))}")
     return listed
 
 
@@ -181,7 +183,7 @@ def _add(made: IndexBuilder, entry: Entry, medium: Medium, actions: tuple[str, .
     step = int(np.gcd.reduce(np.diff(numbers))) if len(numbers) > 1 else 1
     rows = (numbers - numbers[0]) // step
     count = int(rows[-1]) + 1
-    if not medium.holds(numbers[0] + step * np.arange(count)).all():
+    if count > len(medium.present) or not medium.holds(numbers[0] + step * np.arange(count)).all():
         raise MediumError("frames between annotated ones are missing")
     values: dict[str, Any] = {
         "joints_px": np.full((count, joints, 2), np.nan),

@@ -30,6 +30,9 @@ def parse_json(path: Path, layout: JointLayout | None) -> Annotations:
         raise UserError(f"{path}: not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not text in UTF-8 ({error}): save it in that encoding") from error
+    # Numbers with thousands of digits; lists within lists without end.
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON that can be read: {error}") from error
     top = _object(content, f"{path}", TOP)
     joints = _layout(top["layout"], f"{path}: layout") if top.get("layout") is not None else layout
     if joints is None:
@@ -157,7 +160,7 @@ def _split(value: Any, where: str) -> str:
 def _numbers(value: Any, shape: tuple[int, ...], where: str, what: str) -> Array:
     """Numbers of a shape, null as NaN."""
     flat = value if isinstance(value, list) else [value]
-    if all(v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in flat):
+    if all(v is None or type(v) is float or (type(v) is int and abs(v) < 2**1023) for v in flat):
         array = np.array(value, dtype=np.float64)
         if array.shape == shape:
             return array
@@ -189,6 +192,8 @@ def _of(value: Any, kind: Callable[..., Any], where: str, what: str) -> Any:
         if kind is list and value == []:
             return value
         raise UserError(f"{where}: expected {what}, not {_short(value)}")
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise UserError(f"{where}: {_short(value)} holds half of a character, which cannot be written")
     return value
 
 

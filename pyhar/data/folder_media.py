@@ -14,6 +14,9 @@ from pyhar.errors import UserError
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
+_NUMBER = r"\d{1,18}"
+"""What 64 bits hold."""
+
 Ints = npt.NDArray[np.int64]
 
 
@@ -38,7 +41,10 @@ class Medium:
         return int(self.present[0])
 
     def numbers(self, first: int, step: int) -> Ints:
-        """Every step-th frame from the first one on."""
+        """Every step-th frame from the first one on. Raises MediumError if there are more numbers than frames."""
+        # Names may be times in nanoseconds, all numbers between which fill the memory.
+        if (int(self.present[-1]) - first) // step >= len(self.present):
+            raise MediumError("frames are missing in the middle of the medium")
         return np.arange(first, int(self.present[-1]) + 1, step, dtype=np.int64)
 
     def holds(self, numbers: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -68,7 +74,7 @@ def _name_pattern(folder: Path) -> str:
     names = sorted(
         p.name for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")
     )
-    parts = [m.groups() for name in names if (m := re.fullmatch(r"(.*?)(\d+)(\.\w+)", name))]
+    parts = [m.groups() for name in names if (m := re.fullmatch(rf"(.*?)({_NUMBER})(\.\w+)", name))]
     if not names:
         raise MediumError("no pictures in the folder")
     if len(parts) < len(names) or len({(before, after) for before, _, after in parts}) > 1:
@@ -86,7 +92,7 @@ def _pattern(root: Path, media: str) -> Medium:
     if not match or "%" in (match[1] + match[3]).replace("%%", ""):
         raise MediumError("a pattern has one number, such as %06d")
     before, after = (match[i].replace("%%", "%") for i in (1, 3))
-    found = re.compile(f"{re.escape(before)}(\\d+){re.escape(after)}")
+    found = re.compile(f"{re.escape(before)}({_NUMBER}){re.escape(after)}")
     digits = [m[1] for p in (folder.iterdir() if folder.is_dir() else ()) if (m := found.fullmatch(p.name))]
     numbers = sorted(int(d) for d in digits if name % int(d) == f"{before}{d}{after}")
     if not numbers:

@@ -99,12 +99,14 @@ def picture_size(path: str | Path) -> tuple[int, int]:
                 header = jpeg.read_header(start)
                 if not header.height:
                     header = jpeg.read_header(start + file.read())
-                if header.height:
+                if header.width and header.height:
                     return header.width, header.height
     except OSError as error:
         raise UserError(f"picture {path} cannot be read: {error.strerror}") from error
     if start.startswith(b"\x89PNG") and len(start) >= 24:
-        return int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
+        width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
+        if width and height:
+            return width, height
     height, width = _decode_as(cv2.IMREAD_COLOR, _load(str(path))[0], str(path)).shape[:2]
     return width, height
 

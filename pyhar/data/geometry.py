@@ -17,15 +17,20 @@ from pyhar.errors import UserError
 
 Matrix = npt.NDArray[np.float64]
 
+LARGEST_PX = 1e6
+"""No picture is as large: coordinates beyond are mistakes."""
+
 
 def square_box(box: npt.ArrayLike, margin: float = 0.0) -> npt.NDArray[np.float64]:
     """The square around `box` (x1, y1, x2, y2, pixels) with the same centre, its side the longer side times 1 + margin.
 
-    Raises UserError if the box has no area or is not finite.
+    Raises UserError if the box has no area, is not finite or reaches beyond any picture.
     """
     x1, y1, x2, y2 = np.asarray(box, dtype=np.float64).tolist()
     if not (math.isfinite(x1 + y1 + x2 + y2) and x2 > x1 and y2 > y1):
         raise UserError(f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) has no area: give x1 < x2 and y1 < y2 in pixels")
+    if max(-x1, -y1, x2, y2) > LARGEST_PX:
+        raise UserError(f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) reaches beyond any picture: give it in pixels")
     half = 0.5 * (1.0 + margin) * max(x2 - x1, y2 - y1)
     cx, cy = 0.5 * (x1 + x2), 0.5 * (y1 + y2)
     return np.array([cx - half, cy - half, cx + half, cy + half])

@@ -6,6 +6,7 @@ pixels or (T, 32, 3) millimetres, float64.
 
 from __future__ import annotations
 
+import math
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
@@ -15,14 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyhar.data.hdf5 import DAMAGED, MOST_DEFLATED, read_array
 from pyhar.data.safe_pickle import load_object_array
-from pyhar.errors import UserError
+from pyhar.errors import UserError, reason
 
 Array = npt.NDArray[np.float64]
 
 CAMERAS = ("54138969", "55011271", "58860488", "60457274")
 """The owners' names of the four cameras, in the order of metadata.xml."""
 NUM_JOINTS = 32
+_CDF_3 = bytes.fromhex("cdf300010000ffff")
 _SUBJECTS = 11
 _EXTRINSICS = 6 * _SUBJECTS * len(CAMERAS)
 _INTRINSICS = 9 * len(CAMERAS)
@@ -66,7 +69,7 @@ def read_metadata(path: Path) -> Metadata:
         root = ET.parse(path).getroot()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ET.ParseError as error:
+    except (ET.ParseError, ValueError, LookupError) as error:  # the latter two: of an encoding that is not known
         raise UserError(f"{path} is damaged ({error}): copy it again from the owners' bundle of code") from error
     mapping, w0 = root.find("mapping"), root.find("w0")
     if mapping is None or w0 is None or not w0.text:
@@ -74,9 +77,11 @@ def read_metadata(path: Path) -> Metadata:
     try:
         numbers = np.array([float(number) for number in re.split(r"[\s,;]+", w0.text.strip().strip("[]").strip())])
     except ValueError as error:
-        raise UserError(f"{path}: 'w0' holds something that is no number ({error})") from error
+        raise UserError(f"{path}: 'w0' holds something that is no number ({reason(error)})") from error
     if len(numbers) < _EXTRINSICS + _INTRINSICS:
         raise UserError(f"{path}: 'w0' has {len(numbers)} numbers, expected {_EXTRINSICS + _INTRINSICS}")
+    if not np.isfinite(numbers).all():
+        raise UserError(f"{path}: 'w0' holds NaN or infinite numbers: copy it again from the owners' bundle of code")
     ids = tuple((one.text or "").strip() for one in root.findall("dbcameras/index2id/*"))[: len(CAMERAS)]
     camera_names = ids if len(ids) == len(CAMERAS) and all(ids) else CAMERAS
     cameras = {}
@@ -97,9 +102,9 @@ def _names(mapping: ET.Element) -> dict[int, dict[tuple[int, int], str]]:
     for row in mapping:
         cells = [(cell.text or "").strip() for cell in row]
         if not subjects:
-            subjects = {column: int(text[1:]) for column, text in enumerate(cells) if re.fullmatch(r"S\d+", text)}
+            subjects = {column: int(text[1:]) for column, text in enumerate(cells) if re.fullmatch(r"S\d{1,3}", text)}
             continue
-        if len(cells) < 2 or not (cells[0].isdigit() and cells[1].isdigit()):
+        if len(cells) < 2 or not all(re.fullmatch(r"\d{1,3}", cell) for cell in cells[:2]):
             continue
         key = int(cells[0]), int(cells[1])
         if not 2 <= key[0] <= 16:  # 1 is "_ALL", a recording of the subject standing still.
@@ -122,19 +127,21 @@ def read_cameras_h5(path: Path) -> Metadata:
     try:
         with h5py.File(path, "r") as file:
             for subject in file:
-                match = re.fullmatch(r"subject(\d+)", subject)
+                match = re.fullmatch(r"subject(\d{1,3})", subject)
                 for group in file[subject].values() if match else ():
-                    raw = np.asarray(group["Name"]).ravel()
+                    raw = read_array(group["Name"]).ravel()
                     name = raw[0].decode() if raw.dtype.kind in "SO" else "".join(chr(int(code)) for code in raw)
-                    rotation, centre = np.asarray(group["R"], dtype=np.float64).T, np.asarray(group["T"]).ravel()
-                    parts = [np.asarray(group[key], dtype=np.float64).ravel() for key in ("f", "c", "k", "p")]
+                    rotation, centre = read_array(group["R"], np.float64).T, read_array(group["T"], np.float64).ravel()
+                    parts = [read_array(group[key], np.float64).ravel() for key in ("f", "c", "k", "p")]
                     numbers = np.concatenate(parts)
                     if rotation.shape != (3, 3) or centre.shape != (3,) or numbers.shape != (9,):
-                        raise UserError(f"{path}: {group.name} has fields of a shape that no camera has")
+                        raise ValueError(f"{group.name} has fields of a shape that no camera has")
+                    if not all(np.isfinite(part).all() for part in (rotation, centre, numbers)):
+                        raise ValueError(f"{group.name} holds NaN or infinite numbers")
                     assert match is not None
-                    cameras[int(match[1]), name] = Camera(rotation, centre.astype(np.float64), numbers)
-    except (OSError, KeyError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{path} is not a readable cameras.h5 ({error})") from error
+                    cameras[int(match[1]), name] = Camera(rotation, centre, numbers)
+    except DAMAGED as error:
+        raise UserError(f"{path} is not a readable cameras.h5 ({reason(error)})") from error
     if not cameras:
         raise UserError(f"{path} has no groups subject<k>/camera<i>: it is not the cameras.h5 of Human3.6M")
     return Metadata(cameras)
@@ -150,12 +157,33 @@ def read_cdf(path: Path, dimensions: int) -> Array:
     if not path.is_file():
         raise UserError(f"{path} is missing")
     try:
-        pose = np.asarray(cdflib.CDF(path)["Pose"], dtype=np.float64)
+        _check_counts(path.read_bytes())
+        content = cdflib.CDF(path)
+        about = content.varinq("Pose")
+        claimed = (about.Last_Rec + 1) * math.prod(about.Dim_Sizes)
+        if claimed > MOST_DEFLATED * path.stat().st_size:
+            raise ValueError(f"it says to hold {claimed} numbers")
+        pose = np.asarray(content["Pose"], dtype=np.float64)
     except Exception as error:  # cdflib raises whatever the bytes lead it to.
-        raise UserError(f"{path} is damaged or no CDF with a variable 'Pose' ({error})") from error
+        raise UserError(f"{path} is damaged or no CDF with a variable 'Pose' ({reason(error)})") from error
     if pose.ndim < 2 or pose.shape[-1] != NUM_JOINTS * dimensions:
         raise UserError(f"{path}: 'Pose' has shape {pose.shape}, expected (1, T, {NUM_JOINTS * dimensions})")
     return pose.reshape(-1, NUM_JOINTS, dimensions)
+
+
+def _check_counts(data: bytes) -> None:
+    """Raise ValueError if a CDF file (of version 3) says to have more dimensions or pieces than bytes: cdflib counts
+    them one by one, up to the thousands of millions that a damaged byte makes of them."""
+
+    def number(place: int, size: int) -> int:
+        return int.from_bytes(data[place : place + size], "big")
+
+    # From record to record as cdflib goes: of the file, of its first variable, and of the pieces that this lies in.
+    file = number(20, 8)
+    variable = number(file + 20, 8)
+    pieces = number(variable + 28, 8)
+    if data.startswith(_CDF_3) and any(number(n, 4) > len(data) for n in (file + 56, variable + 340, pieces + 24)):
+        raise ValueError("a record has entries without number")
 
 
 def read_videopose3d(path: Path) -> dict[int, dict[str, Array]]:
@@ -168,7 +196,12 @@ def read_videopose3d(path: Path) -> dict[int, dict[str, Array]]:
     for subject, recordings in positions.items() if isinstance(positions, dict) else ():
         match = re.fullmatch(r"S(\d+)", str(subject))
         for name, pose in recordings.items() if match and isinstance(recordings, dict) else ():
-            array = np.asarray(pose, dtype=np.float64)
+            try:
+                array = np.asarray(pose, dtype=np.float64)
+            except (ValueError, TypeError, OverflowError) as error:
+                raise UserError(
+                    f"{path}: {subject}, {name} holds something that is no number ({reason(error)})"
+                ) from error
             if array.ndim != 3 or array.shape[1:] != (NUM_JOINTS, 3):
                 raise UserError(
                     f"{path}: {subject}, {name} has shape {array.shape}, expected (T, {NUM_JOINTS}, 3): give the "
@@ -192,14 +225,20 @@ def read_annotations(path: Path) -> dict[str, dict[str, Any]]:
 
     try:
         with h5py.File(path, "r") as file:
-            columns = {key: np.asarray(file[key]) for key in ("pose/2d", "frame", "camera", "subject")}
-            columns |= {key: np.asarray(file[key]) for key in ("pose/3d", "pose/3d-univ", "action") if key in file}
-            lenses = {name: np.asarray(lens, dtype=np.float64) for name, lens in file.get("intrinsics", {}).items()}
-    except (OSError, KeyError, RuntimeError) as error:
-        raise UserError(f"{path} is not a readable annot.h5 ({error})") from error
-    counts = {key: len(column) for key, column in columns.items()}
-    if len(set(counts.values())) != 1 or columns["pose/2d"].shape[1:] != (NUM_JOINTS, 2):
-        raise UserError(f"{path}: its fields disagree, or have not {NUM_JOINTS} joints ({counts})")
+            needed, more = ("pose/2d", "frame", "camera", "subject"), ("pose/3d", "pose/3d-univ", "action")
+            columns = {key: read_array(file[key]) for key in (*needed, *(key for key in more if key in file))}
+            lenses = {name: read_array(lens, np.float64) for name, lens in file.get("intrinsics", {}).items()}
+    except DAMAGED as error:
+        raise UserError(f"{path} is not a readable annot.h5 ({reason(error)})") from error
+    frames = columns["frame"].size
+    for key, column in columns.items():
+        points = key.startswith("pose/")
+        shape = (frames, NUM_JOINTS, 2 if key == "pose/2d" else 3) if points else (frames,)
+        if column.shape != shape or column.dtype.kind not in "iuf" or not (points or np.isfinite(column).all()):
+            raise UserError(
+                f"{path}: its fields disagree, or have not {NUM_JOINTS} joints: {key} should be numbers of shape "
+                f"{shape}, but is {column.dtype} of {column.shape}"
+            )
     found = {}
     for number in np.unique(columns["camera"]):
         rows = np.flatnonzero(columns["camera"] == number)

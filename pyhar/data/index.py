@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyhar.data.layouts import JointLayout
-from pyhar.errors import UserError, unknown_name
+from pyhar.errors import UserError, reason, unknown_name
 from pyhar.files import write_text
 
 Floats = npt.NDArray[np.float32]
@@ -78,6 +78,20 @@ class Strings(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    def check(self, where: str) -> None:
+        """Raise UserError, beginning with `where`, if these are not strings."""
+        data, starts = self.data, self.starts
+        plain = (data.dtype, data.ndim, starts.dtype, starts.ndim) == (np.uint8, 1, np.int64, 1)
+        if not plain or starts[0] != 0 or starts[-1] != len(data) or (np.diff(starts) < 0).any():
+            raise UserError(f"{where}: its starts must rise from 0 to the number of its bytes")
+        # A string that begins within a character is caught by none but its own decoding.
+        if (data[starts[:-1][np.diff(starts) > 0]] & 0xC0 == 0x80).any():
+            raise UserError(f"{where}: a string begins within a character")
+        try:
+            data.tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where} is no UTF-8 ({error})") from error
 
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
@@ -198,6 +212,10 @@ class Index:
         rows = np.asarray(self.first_row)
         if rows.shape != (n + 1,) or rows[0] != 0 or (np.diff(rows) < 1).any():
             raise UserError(f"{where}: first_row must rise from 0, one number more than the {n} sequences")
+        for label in STRINGS:
+            strings = getattr(self, label)
+            if isinstance(strings, Strings):
+                strings.check(f"{where}: column {label}")
         if len(self.names) != n:
             raise UserError(f"{where}: {len(self.names)} names for {n} sequences")
         for count, columns in ((n, OF_SEQUENCES), (int(rows[-1]), OF_FRAMES)):
@@ -285,34 +303,52 @@ def _reopen(folder: Path, columns: str) -> Index:
     return index
 
 
+# What other bytes than `save` wrote lead to in JSON, NumPy's files and the checks.
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError),
+    *(OverflowError, RecursionError, MemoryError, SyntaxError, TokenError),
+)
+
+
+_BY_NAME = ("skipped", "cut", "disagree", "stills")
+"""Notes that are objects, for all data sets."""
+
+
 def _open(folder: Path) -> Index:
     path, again = folder / FILE, "prepare the data set again (python -m pyhar.data.prepare)"
     if not path.is_file():
         raise UserError(f"there is no index at {path}: prepare the data set first (python -m pyhar.data.prepare)")
+    version: Any = VERSION
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts["version"] != VERSION:
-            raise UserError(f"{path} is of version {facts['version']}, this pyhar reads version {VERSION}: {again}")
+        version = facts["version"]
+        if version != VERSION:
+            raise ValueError("of another version")
         layout = facts["layout"]
+        notes = facts["notes"]
+        if not all(isinstance(part, dict) for part in (notes, *(notes.get(key, {}) for key in _BY_NAME))):
+            raise TypeError("its notes are no object")
+        if not all(isinstance(name, str) for name in (*layout["joints"], *facts["action_names"])):
+            raise TypeError("names that are no text")
         columns: dict[str, Any] = {name: _map(folder / facts["columns"] / f"{name}.npy") for name in ARRAYS}
         for name in STRINGS:
             starts = _map(folder / facts["columns"] / f"{name}.starts.npy")
             columns[name] = Strings(_map(folder / facts["columns"] / f"{name}.npy"), starts)
         bones = tuple((first, second) for first, second in layout["bones"])
         index = Index(
-            facts["data_set"],
+            str(facts["data_set"]),
             JointLayout(layout["name"], tuple(layout["joints"]), bones, layout["root"]),
             tuple(facts["action_names"]),
-            notes=facts["notes"],
+            notes=notes,
             **columns,
         )
         if (len(index), int(index.first_row[-1])) != (facts["sequences"], facts["frames"]):
             raise ValueError("columns of another length than announced")
         index.check()
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, TokenError) as error:
-        raise UserError(f"the index in {folder} is damaged ({error}): {again}") from error
+    except _DAMAGED as error:
+        if isinstance(version, int) and version != VERSION:
+            raise UserError(f"{path} is of version {version}, this pyhar reads version {VERSION}: {again}") from error
+        raise UserError(f"the index in {folder} is damaged ({reason(error)}): {again}") from error
     index._origin = (folder, facts["columns"])
     return index
 

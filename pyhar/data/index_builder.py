@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyhar.data.geometry import LARGEST_PX
 from pyhar.data.index import ARRAYS, MEDIA_KINDS, OF_FRAMES, OF_SEQUENCES, SPLITS, STRINGS, Floats, Index
 from pyhar.data.layouts import JointLayout
 from pyhar.errors import UserError, unknown_name
+
+_LARGEST = {"joints_px": LARGEST_PX, "joints_mm": 1e8, "box": LARGEST_PX, "head_size": LARGEST_PX}
+"""Numbers beyond are mistakes: no camera sees as far."""
 
 
 class IndexBuilder:
     """Gathers an index sequence by sequence, as parsers find them; makes columns of them at the end.
 
-    It takes joints as data sets give them: a joint with a coordinate that is not finite, or with only zeros, is
-    unknown, and becomes NaN; so does a box without area and a head size that is not positive.
+    It takes joints as data sets give them: a joint with a coordinate that is not finite or beyond any picture or
+    camera's reach, or with only zeros, is unknown, and becomes NaN; so does such a box or head size, a box without
+    area and a head size that is not positive.
     """
 
     def __init__(self, data_set: str, layout: JointLayout, action_names: Sequence[str] = ()) -> None:
@@ -82,7 +87,10 @@ class IndexBuilder:
                 array = np.broadcast_to(array, (frames, *shape))
             if array.shape != (frames, *shape):
                 raise UserError(f"{where}: {label} has shape {array.shape}, expected {(frames, *shape)}")
-            return array.astype(kind)
+            array = array.astype(kind)
+            if label in _LARGEST:
+                array[~(np.abs(array) < _LARGEST[label])] = np.nan
+            return array
 
         px = _unknown_to_nan(column("joints_px", joints_px, (joints, 2)))
         mm = _unknown_to_nan(column("joints_mm", joints_mm, (joints, 3)))
@@ -99,6 +107,8 @@ class IndexBuilder:
             if numbers.shape not in ((4,), (9,)):
                 raise UserError(f"{where}: a camera has 4 or 9 numbers, not shape {numbers.shape}")
             lens[: len(numbers)] = numbers
+            if not np.isfinite(lens).all():
+                lens[:] = np.nan
         row: dict[str, Any] = {
             "media": media,
             "names": name,

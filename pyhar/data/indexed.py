@@ -430,11 +430,11 @@ def _spread(count: int, size: int | None) -> Ints:
 def _read_boxes(path: Path, index: Index) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """The boxes of sequences, and those of stills, by name."""
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(path.read_text(encoding="utf-8-sig"))
         found = {str(name): np.array([float(v) for v in box]) for name, box in read.items()}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"boxes {path} cannot be read: {error}") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"boxes {path}: expected JSON {{name: [x1, y1, x2, y2], ...}} ({error})") from error
     for name, box in found.items():
         if box.shape != (4,) or not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:

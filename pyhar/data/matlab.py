@@ -13,12 +13,18 @@ Versions 4 to 7.2 are read with SciPy, version 7.3, which is HDF5, with h5py.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyhar.errors import UserError
+from pyhar.data.hdf5 import check_extent
+from pyhar.errors import UserError, reason
+
+_DEEPEST = 32
+"""Structs and cells lie within one another less often than this; damaged references may lead in a circle."""
 
 
 def load(path: str | os.PathLike[str], names: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -35,7 +41,7 @@ def load(path: str | os.PathLike[str], names: tuple[str, ...] | None = None) -> 
         raise
     except Exception as error:  # A damaged file raises nearly anything: zlib.error, TypeError, OSError, ...
         raise UserError(
-            f"{file}: not a MATLAB file, or damaged ({type(error).__name__}: {error}); fetch it again"
+            f"{file}: not a MATLAB file, or damaged ({type(error).__name__}: {reason(error)}); fetch it again"
         ) from error
 
 
@@ -61,6 +67,8 @@ def number(value: Any) -> float:
             return float(value)
         except ValueError:
             return float("nan")
+    if isinstance(value, int) and abs(value) >= 2**1023:  # beyond floats: such lists say it in JSON
+        return float("nan")
     if isinstance(value, np.ndarray):
         return float(value.flat[0].real) if value.size and value.dtype.kind in "biufc" else float("nan")
     if isinstance(value, list):
@@ -129,6 +137,7 @@ class _Hdf5:
 
         self._h5: Any = h5py
         self._types: list[tuple[Any, np.dtype[Any], Any]] = []
+        self._depth = 0
 
     def value(self, item: Any) -> Any:
         """A group or data set, in the form that the module says."""
@@ -145,7 +154,8 @@ class _Hdf5:
         if values.dtype.kind == "O":
             # HDF5 lists the dimensions the other way round, so its rows are MATLAB's columns.
             dereference = self._h5.h5r.dereference
-            return [self.value(dereference(reference, item)) for reference in values.ravel()]
+            with self._within():
+                return [self.value(dereference(reference, item)) for reference in values.ravel()]
         values = values.T
         if kind == "char":
             rows = ["".join(map(chr, row)) for row in np.atleast_2d(values)]
@@ -155,11 +165,20 @@ class _Hdf5:
     def _struct(self, group: Any) -> list[dict[str, Any]]:
         """A struct array keeps a list of references for each field; a scalar struct keeps the field itself."""
         items = {name.decode(): self._h5.h5o.open(group, name) for name in group}
-        fields = {name: self.value(item) for name, item in items.items()}
+        with self._within():
+            fields = {name: self.value(item) for name, item in items.items()}
         if fields and all(self._of_array(item) for item in items.values()):
             length = len(next(iter(fields.values())))
             return [{name: values[i] for name, values in fields.items()} for i in range(length)]
         return [fields]
+
+    @contextmanager
+    def _within(self) -> Iterator[None]:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise ValueError("an item lies within itself")
+        yield
+        self._depth -= 1
 
     def _of_array(self, field: Any) -> bool:
         return (
@@ -175,6 +194,8 @@ class _Hdf5:
 
     def _array(self, item: Any, whole: bool = False) -> np.ndarray[Any, Any]:
         dtype, in_memory = self._type(item)
+        if whole:
+            check_extent(item, dtype.itemsize)
         values = np.empty(item.shape, dtype)
         if whole:
             item.read(self._h5.h5s.ALL, self._h5.h5s.ALL, values, in_memory)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyhar.data import matlab
-from pyhar.errors import UserError
+from pyhar.errors import UserError, reason
 
 Array = npt.NDArray[np.float64]
 
@@ -132,8 +132,9 @@ def _add_list(lists: Lists, path: Path, split: str | None, root: Path) -> None:
 def _read_json(path: Path) -> list[Any]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON, or cut short ({error}); fetch it again") from error
+    # Of numbers with thousands of digits, and of lists within lists without end, Python raises other errors.
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON, or cut short ({reason(error)}); fetch it again") from error
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: expected a list of people, and at least one; fetch it again")
     return entries
@@ -148,7 +149,7 @@ def _person(entry: Any, split: str | None) -> Person:
     if not isinstance(entry, dict):
         raise ValueError("entry that is not an object")
     image = entry.get("image", entry.get("img_paths"))
-    if not isinstance(image, str) or not image:
+    if not isinstance(image, str) or not image or not image.isprintable():
         raise ValueError("entry without image")
     if split is None:
         split = "val" if _validates(entry) else "train"
@@ -178,7 +179,7 @@ def _numbers(value: Any, shape: tuple[int, ...]) -> Array | None:
     """`value` as float64 of `shape`, null as NaN; None if it is not that."""
     try:
         array = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if array.shape == (*shape, 1):  # Some lists wrap each flag.
         array = array[..., 0]

@@ -73,10 +73,12 @@ def read_skeleton(path: Path) -> list[Body]:
     bodies: dict[int, Body] = {}
     try:
         frames, at = int(tokens[0]), 1
-        if frames < 0:
-            raise ValueError(f"{frames} frames")
+        if not 0 <= frames < len(tokens):  # each has at least its count of bodies
+            raise ValueError(f"{frames} frames in {len(tokens)} numbers")
         for frame in range(frames):
             count, at = int(tokens[at]), at + 1
+            if count < 0:
+                raise ValueError(f"{count} bodies")
             for _ in range(count):
                 # As an integer: these numbers have more digits than a float keeps.
                 number, joints = int(tokens[at]), int(tokens[at + _BODY_FIELDS])

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pyhar.errors import UserError
+from pyhar.errors import UserError, reason
 
 _ARRAYS = {
     f"{core}.{name}"
@@ -46,8 +46,8 @@ def _load(stream: BinaryIO, what: str) -> Any:
     try:
         # Files written by Python 2 hold byte strings: latin1 is what NumPy's arrays in them need.
         return _Unpickler(stream, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
-        raise UserError(f"{what} cannot be read ({error}): get it again from where it came") from error
+    except Exception as error:  # Damaged bytes lead to nearly any, MemoryError and struct.error among them.
+        raise UserError(f"{what} cannot be read ({reason(error)}): get it again from where it came") from error
 
 
 def load_pickle(path: Path) -> Any:
@@ -73,15 +73,16 @@ def load_object_array(path: Path, name: str) -> Any:
             data = archive.read(f"{name}.npy")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{path} cannot be read ({error}): get it again from where it came") from error
+    # RuntimeError: encrypted, or compressed in a way that is not known.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, KeyError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}): get it again from where it came") from error
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = header(stream)
     except ValueError as error:
-        raise UserError(f"{name!r} in {path} cannot be read ({error}): get the file again") from error
+        raise UserError(f"{name!r} in {path} cannot be read ({reason(error)}): get the file again") from error
     if not kind.hasobject or shape != ():
         raise UserError(f"{name!r} in {path} should hold one object, not {kind} of shape {shape}: is it another file?")
     return np.asarray(_load(stream, f"{name!r} in {path}"), dtype=object)[()]

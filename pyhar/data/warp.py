@@ -33,7 +33,8 @@ class View:
         (a, b, x), (c, d, y) = to_pixels[:2].tolist()
         area = a * d - b * c
         self.size = size
-        self.block = block = block_size(to_pixels)
+        # No more than there are: a block is filled up at the picture's edge.
+        self.block = block = min(block_size(to_pixels), max(width, height))
         """How many picture pixels across are averaged into one before the crop interpolates."""
         corners = [(u - x, v - y) for u in (-0.5, size - 0.5) for v in (-0.5, size - 0.5)]
         multiple = grid * block

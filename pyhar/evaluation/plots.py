@@ -65,9 +65,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and "global_step" in record:
+        if isinstance(record, dict) and _is_number(record.get("global_step")):
             records.append(record)
     return records
 
@@ -250,4 +250,4 @@ def _smooth(values: np.ndarray[Any, Any], share: float = 0.06) -> np.ndarray[Any
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and np.isfinite(value)
+    return isinstance(value, (int, float)) and abs(value) < 1e300

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyhar.errors import UserError
+from pyhar.errors import UserError, reason, shown
 from pyhar.files import write_text
 
 FORMAT = 1
@@ -153,8 +153,12 @@ class Evaluation:
                 raise UserError("the evaluation was written by another version of pyhar: evaluate again")
             made: Evaluation = _build(cls, values)
             return made
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"this is not an evaluation ({error}): write it with `python -m pyhar.evaluate`") from error
+        except UserError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"this is not an evaluation ({reason(error)}): write it with `python -m pyhar.evaluate`"
+            ) from error
 
     def save(self, path: Path) -> None:
         """Write to a file, atomically."""
@@ -177,10 +181,20 @@ def _plain(value: Any) -> Any:
 
 
 def _build(kind: Any, value: Any) -> Any:
-    """Turn plain values into `kind`: dataclasses, also within lists."""
+    """Turn plain values into `kind`: dataclasses, lists, dictionaries by name and scalars. Raises TypeError for values
+    of another type."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return None if value is None and type(None) in parts else _build(parts[0], value)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
         return kind(**{name: _build(hints[name], item) for name, item in value.items()})
-    if typing.get_origin(kind) is list and not isinstance(typing.get_args(kind)[0], types.UnionType):
-        return [_build(typing.get_args(kind)[0], item) for item in value]
+    if origin is list and isinstance(value, list):
+        return [_build(parts[0], item) for item in value]
+    if origin is dict and isinstance(value, dict):
+        return {name: _build(parts[1], item) for name, item in value.items()}
+    if kind is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    if origin is not None or type(value) is not kind:
+        raise TypeError(f"{shown(value)} instead of {kind}")
     return value

@@ -45,17 +45,19 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[int | str, Box]:
     null stands for a frame without a box. Raises UserError that names the file and the entry that is wrong.
     """
     try:
-        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        content: Any = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"boxes {os.fspath(path)} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"boxes {os.fspath(path)} is not valid JSON: {error}") from error
     if isinstance(content, list):
         content = dict(enumerate(content))
     if not isinstance(content, dict):
         raise UserError(f'boxes {os.fspath(path)}: expected {{"0": [x1, y1, x2, y2], ...}} or [[x1, y1, x2, y2], ...]')
     return {
-        int(key) if str(key).isdecimal() else str(key): check_box(box, f"boxes {os.fspath(path)}, frame {key}")
+        int(key) if str(key).isdecimal() and len(str(key)) < 19 else str(key): check_box(
+            box, f"boxes {os.fspath(path)}, frame {key}"
+        )
         for key, box in content.items()
         if box is not None
     }
@@ -65,7 +67,7 @@ def check_box(values: Any, what: str) -> Box:
     """Four finite numbers with x1 < x2 and y1 < y2, as a `Box`. Raises UserError that begins with `what`."""
     try:
         x1, y1, x2, y2 = (float(value) for value in values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{what}: expected x1,y1,x2,y2 in pixels") from error
     if not np.isfinite([x1, y1, x2, y2]).all() or x2 <= x1 or y2 <= y1:
         raise UserError(f"{what}: ({x1:g}, {y1:g}, {x2:g}, {y2:g}) has no area; give x1 < x2 and y1 < y2 in pixels")

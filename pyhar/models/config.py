@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pyhar.errors import UserError, unknown_name
+from pyhar.errors import UserError, shown, unknown_name
 
 
 @dataclass(frozen=True)
@@ -149,18 +149,28 @@ class SPNetConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SPNetConfig:
-        """The inverse of `to_dict`; raises UserError on an unknown field."""
-        fields = {field.name for field in dataclasses.fields(cls)}
-        for name in values:
-            if name not in fields:
-                raise unknown_name("field of the network configuration", name, fields)
+        """The inverse of `to_dict`; raises UserError on an unknown field or a value of another type."""
+        defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(cls)}
         made = dict(values)
-        for name in ("action_pyramids", "num_actions"):
-            if name in made:
-                made[name] = tuple(made[name])
-        if made.get("cut") is not None:
-            made["cut"] = Cut(**made["cut"])
+        for name, value in values.items():
+            if name not in defaults:
+                raise unknown_name("field of the network configuration", str(name), defaults)
+            if name == "cut":
+                made[name] = None if value is None else _cut(value)
+                continue
+            kind, given = type(defaults[name]), value
+            if kind is tuple and isinstance(value, list | tuple):
+                given = made[name] = tuple(value)
+            if type(given) is not kind or (kind is tuple and not all(type(item) is int for item in given)):
+                raise UserError(f"network configuration: {name} cannot be {shown(value)}")
         return cls(**made)
+
+
+def _cut(value: Any) -> Cut:
+    names = {field.name for field in dataclasses.fields(Cut)}
+    if not isinstance(value, dict) or set(value) != names or {type(v) for v in value.values()} - {int, type(None)}:
+        raise UserError(f"network configuration: cut cannot be {shown(value)}")
+    return Cut(**value)
 
 
 _CHOICES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import torch
 
 from pyhar.data.layouts import LAYOUTS, JointLayout, custom_layout
 from pyhar.data.sample import DEPTH_RANGE_MM
-from pyhar.errors import UserError
+from pyhar.errors import UserError, reason, shown
 from pyhar.files import write_bytes
 from pyhar.models.config import SPNetConfig
 from pyhar.models.spnet import SPNet
@@ -46,6 +47,31 @@ class ModelMeta:
             layout = custom_layout(config.layout, [f"joint {j}" for j in range(config.num_joints)])
         meta.take_joints(layout)
         return meta
+
+    @classmethod
+    def from_dict(cls, values: Any, config: SPNetConfig) -> ModelMeta:
+        """What `dataclasses.asdict` made of it. Raises UserError if the fields are others, of another type, or not
+        those of a network of this configuration."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or not {"layout", "joints"} <= set(values) <= known:
+            raise UserError(f"the description of the network has other fields than {', '.join(sorted(known))}")
+        made: Any = cls(**values)
+        for right, name in (
+            (isinstance(made.layout, str), "layout"),
+            (_are(made.joints, str) and len(made.joints) == config.num_joints, "joints"),
+            (isinstance(made.action_names, list) and all(_are(n, str) for n in made.action_names), "action_names"),
+            (isinstance(made.depth_range_mm, int | float) and 0 < made.depth_range_mm < math.inf, "depth_range_mm"),
+            (isinstance(made.extra, dict) and _are([*made.extra, *made.extra.values()], str), "extra"),
+            (isinstance(made.bones, list) and all(_are(b, int) and len(b) == 2 for b in made.bones), "bones"),
+            (type(made.root) is int, "root"),
+        ):
+            if not right:
+                raise UserError(f"the description of the network has {name} {shown(getattr(made, name))}")
+        if not all(0 <= joint < len(made.joints) for joint in (made.root, *itertools.chain(*made.bones))):
+            raise UserError("the description of the network has bones or a root that are none of its joints")
+        if made.action_names and tuple(map(len, made.action_names)) != config.num_actions:
+            raise UserError(f"names of {list(map(len, made.action_names))} classes for {list(config.num_actions)}")
+        return made
 
     def take_joints(self, layout: JointLayout) -> None:
         """Describe the joints as a layout does."""
@@ -90,20 +116,40 @@ def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu")
             header = (handle.metadata() or {}).get("pyhar")
             state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise UserError(f"{file} is not a whole safetensors file ({error}); write it again") from error
+        raise UserError(f"{file} is not a whole safetensors file ({reason(error)}); write it again") from error
     if header is None:
         raise UserError(f"{file} carries no pyhar configuration: it was written by another program")
     try:
         content: dict[str, Any] = json.loads(header)
-        config, meta = SPNetConfig.from_dict(content["config"]), ModelMeta(**content["meta"])
-    except (ValueError, TypeError, KeyError) as error:
+        model, meta = describe(content["config"], content["meta"], state)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
-            f"the header of {file} cannot be read ({error}): it is damaged, or was written by another version of pyhar"
+            f"the header of {file} cannot be read ({reason(error)}): it is damaged, or was written by another version "
+            "of pyhar"
         ) from error
-    with torch.device("meta"):
-        model = SPNet(config)
     load_weights(model, state, str(file), assign=True)
     return model.to(device, torch.float32).eval(), meta
+
+
+def describe(config: Any, meta: Any, state: dict[str, torch.Tensor]) -> tuple[SPNet, ModelMeta]:
+    """The network of a file's configuration, without memory for its weights, and what its numbers mean; meta: None:
+    what the configuration says. Raises ValueError if either is damaged, or cannot be what has these weights."""
+    if not isinstance(config, dict):
+        raise UserError(f"the network's configuration is {shown(config)}")
+    made = SPNetConfig.from_dict(config)
+    # Before a network is built that would take hours.
+    if made.num_pose_blocks > len(state):
+        raise UserError(f"{made.num_pose_blocks} prediction blocks, but only {len(state)} weights")
+    try:
+        with torch.device("meta"):
+            model = SPNet(made)
+    except (RuntimeError, TypeError, OverflowError) as error:  # of sizes that no tensor has
+        raise UserError(f"there is no such network: {reason(error)}") from error
+    return model, ModelMeta.default(made) if meta is None else ModelMeta.from_dict(meta, made)
+
+
+def _are(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and all(type(value) is kind for value in values)
 
 
 def load_weights(model: SPNet, state: dict[str, torch.Tensor], source: str, *, assign: bool = False) -> None:
@@ -116,6 +162,11 @@ def load_weights(model: SPNet, state: dict[str, torch.Tensor], source: str, *, a
         f"{name} is {tuple(state[name].shape)}, the network's {tuple(value.shape)}"
         for name, value in own.items()
         if name in state and state[name].shape != value.shape
+    ]
+    problems += [
+        f"{name} is of {state[name].dtype}"
+        for name, value in own.items()
+        if name in state and state[name].is_floating_point() != value.is_floating_point()
     ]
     if problems:
         raise UserError(

@@ -8,19 +8,20 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from pyhar.errors import UserError
+from pyhar.errors import UserError, reason
 from pyhar.files import write_bytes
 from pyhar.models import ModelMeta, SPNet, SPNetConfig
-from pyhar.models.io import load_weights
+from pyhar.models.io import describe, load_weights
 from pyhar.training.config import StageName
 
 CHECKPOINT_FILE = "last.pt"
@@ -115,7 +116,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(
             f"{file} is not a whole checkpoint: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+    if not isinstance(state, dict) or type(state.get("format")) is not int or state["format"] != _FORMAT:
         raise UserError(f"{file} is not a checkpoint of this version of pyhar")
     return state
 
@@ -125,53 +126,70 @@ def load_network(path: str | os.PathLike[str]) -> tuple[SPNet, ModelMeta]:
     weights, where one is kept. Raises UserError as `read_checkpoint` does.
     """
     state = read_checkpoint(path)
-    model = SPNet(SPNetConfig.from_dict(state["config"]))
-    load_weights(model, state["model"], str(path))
-    if state["average"] is not None:
-        average = WeightAverage(model, 0.0)
-        average.load_state_dict(state["average"])
-        average.copy_to(model)
-    meta = state.get("meta")
-    return model.eval(), ModelMeta.default(model.config) if meta is None else ModelMeta(**meta)
+    with content_of(path):
+        model, meta = describe(state["config"], state.get("meta"), state["model"])
+        load_weights(model, state["model"], str(path), assign=True)
+        if state["average"] is not None:
+            average = WeightAverage(model, 0.0)
+            average.load_state_dict(state["average"])
+            average.copy_to(model)
+        return model.float().eval(), meta
+
+
+@contextmanager
+def content_of(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Where what a checkpoint holds is taken apart, and is not what it should be: raises UserError that names it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError) as error:
+        if isinstance(error, UserError) and str(source) in str(error):
+            raise
+        raise UserError(f"{source} is damaged, or no checkpoint of pyhar's ({reason(error)})") from error
 
 
 def check_network(state: dict[str, Any], config: SPNetConfig, source: Path) -> None:
     """Raise UserError if a checkpoint's network is not `config`'s; whether it is decoupled is a matter of the stage."""
-    kept = SPNetConfig.from_dict(state["config"])
+    with content_of(source):
+        kept = SPNetConfig.from_dict(state["config"])
     for field in dataclasses.fields(config):
         here, there = getattr(config, field.name), getattr(kept, field.name)
         if here != there and field.name != "decoupled":
             raise UserError(f"the network of {source} has {field.name} {there}, this configuration's {here}")
 
 
-def progress_of(state: dict[str, Any]) -> Progress:
-    """Where the run stood that wrote this checkpoint."""
-    return Progress(**state["progress"])
+def progress_of(state: dict[str, Any], source: str | os.PathLike[str] = "the checkpoint") -> Progress:
+    """Where the run stood that wrote this checkpoint. Raises UserError if it does not say."""
+    with content_of(source):
+        made = Progress(**state["progress"])
+        if made.stage not in get_args(StageName) or type(made.step) is not int or type(made.global_step) is not int:
+            raise ValueError(f"it stands at {made}")
+        return made
 
 
 def restore(
     state: dict[str, Any], model: SPNet, optimizer: Optimizer, scaler: GradScaler, average: WeightAverage | None
 ) -> None:
     """Put a checkpoint's content where it came from. The network must be prepared for the checkpoint's stage."""
-    if state["optimizer_kind"] != type(optimizer).__name__:
-        raise UserError(f"the checkpoint was made by {state['optimizer_kind']}, not by {type(optimizer).__name__}")
-    load_weights(model, state["model"], "the checkpoint")
-    constants = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
-    optimizer.load_state_dict(state["optimizer"])
-    for group, own in zip(optimizer.param_groups, constants, strict=True):  # they may have been changed since
-        group.update(own)
-        if isinstance(optimizer, torch.optim.RMSprop) and group["momentum"]:
-            for kept in (optimizer.state[p] for p in group["params"] if p in optimizer.state):
-                kept.setdefault("momentum_buffer", torch.zeros_like(kept["square_avg"]))
-    if state["scaler"]:
-        scaler.load_state_dict(state["scaler"])
-    if average is not None:
-        if state["average"] is None:
-            raise UserError("the checkpoint holds no mean of weights: resume with the ema-decay it was made with")
-        average.load_state_dict(state["average"])
-    torch.set_rng_state(state["rng"]["cpu"])
-    if state["rng"]["cuda"] is not None and _on_cuda(model.parameters()):
-        torch.cuda.set_rng_state(state["rng"]["cuda"])
+    with content_of("the checkpoint"):
+        if state["optimizer_kind"] != type(optimizer).__name__:
+            raise UserError(f"the checkpoint was made by {state['optimizer_kind']}, not by {type(optimizer).__name__}")
+        load_weights(model, state["model"], "the checkpoint")
+        constants = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
+        optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(optimizer.param_groups, constants, strict=True):  # they may have been changed since
+            group.update(own)
+            if isinstance(optimizer, torch.optim.RMSprop) and group["momentum"]:
+                for kept in (optimizer.state[p] for p in group["params"] if p in optimizer.state):
+                    kept.setdefault("momentum_buffer", torch.zeros_like(kept["square_avg"]))
+        if state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
+        if average is not None:
+            if state["average"] is None:
+                raise UserError("the checkpoint holds no mean of weights: resume with the ema-decay it was made with")
+            average.load_state_dict(state["average"])
+        torch.set_rng_state(state["rng"]["cpu"])
+        if state["rng"]["cuda"] is not None and _on_cuda(model.parameters()):
+            torch.cuda.set_rng_state(state["rng"]["cuda"])
 
 
 def _on_cuda(parameters: Iterable[Tensor]) -> bool:

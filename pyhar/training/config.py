@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
-from pyhar.errors import UserError, unknown_name
+from pyhar.errors import UserError, reason, shown, unknown_name
 from pyhar.files import write_text
 from pyhar.models import SPNetConfig, get_preset
 
@@ -241,9 +241,15 @@ def load_config(path: Path) -> TrainConfig:
         raise UserError(f"no training configuration at {path}: is its folder a run directory?")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from error
-    return _build(TrainConfig, values, str(path))
+    # ValueError: other text, or dates and numbers that there are not; RecursionError: lists within lists without end.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a readable YAML file: {reason(error)}") from error
+    try:
+        made: TrainConfig = _build(TrainConfig, values, str(path))
+    except UserError as error:
+        # What settings may be, their classes say, which know no file.
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+    return made
 
 
 def _plain(value: Any) -> Any:
@@ -265,7 +271,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         )
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise UserError(f"{where}: expected named values, found {value!r}")
+            raise UserError(f"{where}: expected named values, found {shown(value)}")
         hints = typing.get_type_hints(kind, include_extras=True)
         names = {f.name for f in dataclasses.fields(kind)}
         for name in value:
@@ -275,17 +281,17 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return made(**{name: _build(hints[name], item, f"{where}: {name}") for name, item in value.items()})
     if origin is tuple:
         if not isinstance(value, list):
-            raise UserError(f"{where}: expected a list, found {value!r}")
+            raise UserError(f"{where}: expected a list, found {shown(value)}")
         item_kind = typing.get_args(kind)[0]
         return tuple(_build(item_kind, item, where) for item in value)
     if origin is Literal:
         if value not in typing.get_args(kind):
             raise unknown_name(f"value in {where}", str(value), map(str, typing.get_args(kind)))
         return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023:
         return float(value)
     if not isinstance(value, kind):
-        raise UserError(f"{where}: expected {kind.__name__}, found {value!r}")
+        raise UserError(f"{where}: expected {kind.__name__}, found {shown(value)}")
     return value
 
 

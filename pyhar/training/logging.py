@@ -133,7 +133,7 @@ def _step(line: str) -> float:
     """The global step that a line is of; infinite for one that was damaged."""
     try:
         return float(json.loads(line)["global_step"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return math.inf
 
 
@@ -141,4 +141,5 @@ def _lines(path: Path) -> list[str]:
     """The whole lines of a log; a last one that was cut short is left out."""
     if not path.is_file():
         return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]

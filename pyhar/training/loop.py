@@ -26,6 +26,7 @@ from pyhar.training.checkpoint import (
     Progress,
     WeightAverage,
     check_network,
+    content_of,
     progress_of,
     read_checkpoint,
     restore,
@@ -87,7 +88,7 @@ def train(config: TrainConfig, directory: Path, world: World, device: torch.devi
     if resume:
         state = read_checkpoint(directory / CHECKPOINT_FILE)
         check_network(state, config.model, directory / CHECKPOINT_FILE)
-        first = progress_of(state)
+        first = progress_of(state, directory / CHECKPOINT_FILE)
     if first.stage not in config.enabled_stages():
         raise UserError(f"the checkpoint in {directory} was made in stage {first.stage!r}, which is switched off")
 
@@ -132,7 +133,8 @@ def run_stage(run: Run, name: StageName, begun_at: int, state: dict[str, Any] | 
     meter, progress = Meter(device), Progress(name, 0, begun_at)
     if state is not None:
         restore(state, model, optimizer, scaler, average)
-        meter.load_state_dict(state["meter"])
+        with content_of("the checkpoint"):
+            meter.load_state_dict(state["meter"])
         progress = progress_of(state)
     forward: nn.Module = torch.compile(model, dynamic=False) if config.compile else model  # type: ignore[assignment]
     shares = config.data.pose_shares

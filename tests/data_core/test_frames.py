@@ -445,3 +445,21 @@ def test_one_crop_of_frames_of_different_size() -> None:
         kept.write(frame, shown)
         FrameCrop(to_pixels, 32).write(frame, fresh)
         np.testing.assert_array_equal(shown, fresh)
+
+
+def test_a_png_that_says_it_has_no_pixels_is_damaged(tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.png", picture(20, 10, []))
+    data = bytearray(path.read_bytes())
+    data[16:20] = bytes(4)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.png is damaged"):
+        picture_size(path)
+
+
+@pytest.mark.parametrize("side", [1e5, 1e9, 1e30])
+def test_a_crop_much_larger_than_its_picture_takes_no_memory(tmp_path: Path, side: float) -> None:
+    to_pixels = to_crop_pixels(crop_map((0, 0, side, side)), 16)
+    assert View(to_pixels, 16, 20, 10).block <= 20
+    for name in ("a.png", "a.jpg"):
+        path = write_picture(tmp_path / name, picture(20, 10, [(5, 5, WHITE)]))
+        assert read_crop(path, "picture", [0], to_pixels, 16).shape == (1, 16, 16, 3)

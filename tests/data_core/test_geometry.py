@@ -105,3 +105,9 @@ def test_each_channel_gets_its_power(time: tuple[int, ...]) -> None:
     assert (x[..., 0] == -1).all()
     assert x.flatten(0, -4).is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(model_input(frames, colour_power=torch.ones_like(power)), model_input(frames))
+
+
+@pytest.mark.parametrize("box", [(0, 0, 1e30, 5), (-1e8, 0, 4, 5)])
+def test_a_box_beyond_any_picture_is_refused(box: tuple[float, ...]) -> None:
+    with pytest.raises(UserError, match="beyond any picture"):
+        square_box(box)

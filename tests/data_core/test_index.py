@@ -229,3 +229,40 @@ def test_strings_pack_any_text() -> None:
 def test_the_layout_travels_with_its_bones_and_root(index: Index, tmp_path: Path) -> None:
     index.save(tmp_path)
     assert Index.load(tmp_path).layout == PA16
+
+
+def test_damaged_strings_and_notes_are_named_with_their_folder(index: Index, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    index.save(folder)
+    (columns,) = folder.glob("columns-*")
+    for name, change in (
+        ("names.starts", lambda a: a[::-1]),
+        ("names.starts", lambda a: a.astype(float)),
+        ("names", lambda a: np.where(np.arange(len(a)) == 1, 255, a).astype(np.uint8)),
+        ("media", lambda a: a[:-1]),
+        ("media_kind", lambda a: a.astype(complex)),
+    ):
+        good = (columns / f"{name}.npy").read_bytes()
+        np.save(columns / f"{name}.npy", change(np.load(columns / f"{name}.npy")))
+        with pytest.raises(UserError, match=rf"the index in {folder} is damaged"):
+            Index.load(folder)
+        (columns / f"{name}.npy").write_bytes(good)
+    good_facts = (folder / "index.json").read_text()
+    (columns / "camera.npy").write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged"):
+        Index.load(folder)
+    for notes in ([], {"skipped": []}, {"cut": 1}):
+        (folder / "index.json").write_text(json.dumps({**json.loads(good_facts), "notes": notes}))
+        with pytest.raises(UserError, match="is damaged"):
+            Index.load(folder)
+    (folder / "index.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="is damaged"):
+        Index.load(folder)
+
+
+def test_a_camera_that_is_not_finite_is_unknown() -> None:
+    builder = small_index()
+    builder.add(
+        name="a", media="a", kind="picture", split="train", joints_px=joints(1), camera=[500.0, np.nan, 1.0, 1.0]
+    )
+    assert np.isnan(builder.build().camera).all()
