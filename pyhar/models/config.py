@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,7 +79,19 @@ class SPNetConfig:
             if not ok:
                 raise UserError(f"network configuration: {message}")
 
+        def whole(name: str, value: Any) -> int:
+            try:
+                return int(operator.index(value))  # NumPy's numbers too, which a file's header does not take
+            except TypeError:
+                raise UserError(f"network configuration: {name} must be a whole number, not {value!r}") from None
+
         sizes = ("num_joints", "image_size", "clip_frames", "num_pyramids", "growth", "stem_features", "kernel_size")
+        for name in (*sizes, "dim", "num_levels", "pose_features", "appearance_features"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
+        for name in ("action_pyramids", "num_actions"):
+            values = getattr(self, name)
+            require(isinstance(values, (tuple, list)), f"{name} must be a tuple of whole numbers, not {values!r}")
+            object.__setattr__(self, name, tuple(whole(f"each of {name}", value) for value in values))
         for name in (*sizes, "pose_features", "appearance_features") if self.num_actions else sizes:
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         require(self.dim in (2, 3), f"dim must be 2 or 3, not {self.dim}")
@@ -155,9 +168,6 @@ class SPNetConfig:
             if name not in fields:
                 raise unknown_name("field of the network configuration", name, fields)
         made = dict(values)
-        for name in ("action_pyramids", "num_actions"):
-            if name in made:
-                made[name] = tuple(made[name])
         if made.get("cut") is not None:
             made["cut"] = Cut(**made["cut"])
         return cls(**made)
