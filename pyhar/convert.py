@@ -148,11 +148,12 @@ def infer_config(layers: Layers) -> SPNetConfig:
                 for k in range(sum(n.startswith("act1_action_pred_conv2h") for n in layers))
             ]
             count = len(numbers) // (num_levels - 1)
-            # All action visits but the first have a unit for what is carried; with two levels that can be a pyramid.
-            carrying = {
+            # All action visits but the first have a unit for what is carried.
+            pyramids = {
                 int(m[1]) for m in (re.match(r"(?:dp|up)(\d+)_\w+_action_r0_conv1$", name) for name in layers) if m
             }
-            pyramids = carrying if len(carrying) == count else range(num_pyramids - count + 1, num_pyramids + 1)
+            if len(pyramids) < count:  # of two levels, the first pyramid has one visit
+                pyramids.add(_first_acting(layers, min(pyramids, default=num_pyramids + 1)))
             acting = {
                 "action_pyramids": tuple(sorted(pyramids)),
                 "num_actions": tuple(classes),
@@ -179,6 +180,19 @@ def infer_config(layers: Layers) -> SPNetConfig:
         raise UserError(f"these are not the layers of the authors' network: {error} is not there") from error
     except (ValueError, IndexError) as error:
         raise UserError(f"these are not the layers of the authors' network: {reason(error)}") from error
+
+
+def _first_acting(layers: Layers, before: int) -> int:
+    """The first pyramid of two levels that acts, one before this number: it has a replica, or it is taken for the last
+    whose features, of the lower level on the way down, are as many as the action part reads."""
+    replicas = [
+        int(m[1]) for m in (re.match(r"(?:dp|up)(\d+)_\w+_heatmaps_conv1_replica$", name) for name in layers) if m
+    ]
+    if replicas:
+        return min(replicas)
+    read = layers["act1_action_v_conv0"]["kernel"].shape[-2]
+    down = read == layers["dp1_pb1_heatmaps_conv1"]["kernel"].shape[-2]
+    return before - 1 if (before - 1) % 2 == down else before - 2
 
 
 def _config_of(path: str) -> SPNetConfig:

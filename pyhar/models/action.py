@@ -69,7 +69,7 @@ class ActionPart(nn.Module):
         """
         streams: list[Tensor] = []
         if self.pose_convs is not None and self.pose_unit is not None:
-            p = weighted_coordinates(clips)
+            p = weighted_coordinates(clips).to(self.norm1.weight.dtype)  # float32, whatever the network is
             streams.append(shrink(self.pose_unit(torch.cat([layer(p) for layer in self.pose_convs], dim=1))))
         if self.appearance_conv is not None:
             streams.append(shrink(self.appearance_conv(appearance_maps(clips))))

@@ -116,7 +116,7 @@ class EntryFlow(nn.Module):
         self.units = nn.ModuleList(ResidualUnit(a, b, 3, "bottleneck") for a, b in widths)
 
     def forward(self, frames: Tensor) -> Tensor:
-        x = self.stem(_pad_same(frames, 7, (2, 2), 0.0))
+        x = self.stem(_pad_same(frames.to(self.stem.weight.dtype), 7, (2, 2), 0.0))
         x = max_pool(self.units[0](x), 3, 2)
         x = max_pool(self.units[2](self.units[1](x)), 2, 2)
         return self.units[4](self.units[3](x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,7 +79,19 @@ class SPNetConfig:
             if not ok:
                 raise UserError(f"network configuration: {message}")
 
+        def whole(name: str, value: Any) -> int:
+            try:
+                return int(operator.index(value))  # NumPy's numbers too, which a file's header does not take
+            except TypeError:
+                raise UserError(f"network configuration: {name} must be a whole number, not {shown(value)}") from None
+
         sizes = ("num_joints", "image_size", "clip_frames", "num_pyramids", "growth", "stem_features", "kernel_size")
+        for name in (*sizes, "dim", "num_levels", "pose_features", "appearance_features"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
+        for name in ("action_pyramids", "num_actions"):
+            values = getattr(self, name)
+            require(isinstance(values, (tuple, list)), f"{name} must be a tuple of whole numbers, not {shown(values)}")
+            object.__setattr__(self, name, tuple(whole(f"each of {name}", value) for value in values))
         for name in (*sizes, "pose_features", "appearance_features") if self.num_actions else sizes:
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
         require(self.dim in (2, 3), f"dim must be 2 or 3, not {self.dim}")
@@ -98,6 +111,9 @@ class SPNetConfig:
         if self.num_actions:
             for name in ("pose_features", "appearance_features"):
                 require(getattr(self, name) % 16 == 0, f"{name} must be a multiple of 16, not {getattr(self, name)}")
+        require(isinstance(self.layout, str), f"layout must be a name, not {shown(self.layout)}")
+        require(isinstance(self.decoupled, bool), f"decoupled must be true or false, not {shown(self.decoupled)}")
+        require(self.cut is None or isinstance(self.cut, Cut), f"cut must be a Cut or None, not {shown(self.cut)}")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise unknown_name(f"{name} in the network configuration", str(getattr(self, name)), known)
@@ -150,19 +166,13 @@ class SPNetConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SPNetConfig:
         """The inverse of `to_dict`; raises UserError on an unknown field or a value of another type."""
-        defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(cls)}
+        fields = {field.name for field in dataclasses.fields(cls)}
         made = dict(values)
-        for name, value in values.items():
-            if name not in defaults:
-                raise unknown_name("field of the network configuration", str(name), defaults)
-            if name == "cut":
-                made[name] = None if value is None else _cut(value)
-                continue
-            kind, given = type(defaults[name]), value
-            if kind is tuple and isinstance(value, list | tuple):
-                given = made[name] = tuple(value)
-            if type(given) is not kind or (kind is tuple and not all(type(item) is int for item in given)):
-                raise UserError(f"network configuration: {name} cannot be {shown(value)}")
+        for name in values:
+            if name not in fields:
+                raise unknown_name("field of the network configuration", str(name), fields)
+        if made.get("cut") is not None:
+            made["cut"] = _cut(made["cut"])
         return cls(**made)
 
 

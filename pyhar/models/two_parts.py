@@ -70,7 +70,8 @@ class TwoPartNetwork(nn.Module):
         )
 
     def forward(self, frames: Tensor, *, keep_maps: bool = False) -> SPNetOutput:
-        """frames: (B, 3, H, W) stills, for which only poses are computed, or (B, T, 3, H, W) clips; RGB in [-1, 1].
+        """frames: (B, 3, H, W) stills, for which only poses are computed, or (B, T, 3, H, W) clips; RGB in [-1, 1],
+        of any floating type.
 
         H and W are multiples of `config.size_multiple`. Raises ValueError on a wrong shape, TypeError on a wrong type,
         UserError on a wrong size.
@@ -97,10 +98,10 @@ class TwoPartNetwork(nn.Module):
         if not frames.is_floating_point():
             raise TypeError(f"frames: expected a floating type, RGB / 127.5 - 1, got {frames.dtype}")
         height, width = frames.shape[-2:]
-        if height % self.config.size_multiple or width % self.config.size_multiple:
+        multiple = self.config.size_multiple
+        if min(height, width) < multiple or height % multiple or width % multiple:
             raise UserError(
-                f"pictures of {width}x{height} pixels do not fit: "
-                f"both sides must be multiples of {self.config.size_multiple}"
+                f"pictures of {width}x{height} pixels do not fit: both sides must be multiples of {multiple}"
             )
         found = FrameFeatures([], [], [])
         path = self.path

@@ -313,6 +313,17 @@ def test_more_than_nine_action_blocks(tmp_path: Path) -> None:
     assert_same(convert.load_release_weights(SPNet(config), path), source)
 
 
+# What is shared and of one pyramid, or of several with a gap behind the first, the file does not tell.
+@pytest.mark.parametrize(
+    ("acting", "decoupled"),
+    [((5,), False), ((1, 2), False), ((2, 3, 4), False), ((2,), True), ((1, 4), True), ((2, 3, 4), True)],
+)
+def test_which_pyramids_act_of_two_levels(acting: tuple[int, ...], decoupled: bool) -> None:
+    """Nothing is carried into the only visit of the first."""
+    config = dataclasses.replace(PENN, num_levels=2, num_pyramids=5, action_pyramids=acting, decoupled=decoupled)
+    assert convert.infer_config(release_weights(random_network(config))) == config
+
+
 OTHERS: dict[str, dict[str, Any]] = {
     "fewer pyramids": {"num_pyramids": 2, "action_pyramids": (1, 2)},
     "more pyramids": {"num_pyramids": 5},

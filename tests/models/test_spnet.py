@@ -1,5 +1,7 @@
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -304,10 +306,30 @@ def test_wrong_input() -> None:
         model(torch.zeros(2, 4, 32, 32))
     with pytest.raises(UserError, match="multiples of 32"):
         model(torch.zeros(2, 3, 32, 40))
+    with pytest.raises(UserError, match=r"0x32 pixels .* multiples of 32"):
+        model(torch.zeros(2, 3, 32, 0))
     with pytest.raises(ValueError, match="empty"):
         model(torch.zeros(2, 0, 3, 32, 32))
     with pytest.raises(TypeError, match=r"frames: expected a floating type, RGB / 127.5 - 1, got torch.uint8"):
         model(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_frames_of_any_floating_type(dtype: torch.dtype) -> None:
+    model, frames = make(TINY), clip(TINY).to(dtype)
+    with torch.no_grad():
+        answers, expected = model(frames), model(frames.float())
+    assert torch.equal(answers.poses[-1], expected.poses[-1])
+    assert torch.equal(answers.action_logits[-1][0], expected.action_logits[-1][0])
+
+
+def test_a_network_in_half_precision() -> None:
+    model, frames = make(TINY), clip(TINY)
+    with torch.no_grad():
+        expected, answers = model(frames), model.bfloat16()(frames)
+    for answer, right in zip(answers.actions[-1], expected.actions[-1], strict=True):
+        assert answer.dtype == torch.float32
+        torch.testing.assert_close(answer, right, rtol=0, atol=0.05)
 
 
 def test_rectangular_pictures() -> None:
@@ -324,9 +346,20 @@ def test_wrong_configuration() -> None:
         ({"pose_features": 20}, "multiple of 16"),
         ({"pose_features": 0}, "pose_features must be at least 1, not 0"),
         ({"kernel_size": -3}, "kernel_size must be at least 1, not -3"),
+        ({"num_joints": 5.0}, r"num_joints must be a whole number, not 5\.0"),
+        ({"growth": "8"}, "growth must be a whole number, not '8'"),
+        ({"num_actions": 4}, "num_actions must be a tuple of whole numbers, not 4"),
+        ({"action_pyramids": (2.5,)}, r"each of action_pyramids must be a whole number, not 2\.5"),
     ]:
         with pytest.raises(UserError, match=message):
             dataclasses.replace(TINY, **change)
     assert SPNetConfig.from_dict(TINY.to_dict()) == TINY
     with pytest.raises(UserError, match="did you mean 'growth'"):
         SPNetConfig.from_dict({"growht": 1})
+
+
+def test_lists_and_numpy_numbers_in_a_configuration() -> None:
+    """They become what a model file gives back."""
+    made = dataclasses.replace(TINY, num_joints=np.int64(5), action_pyramids=[2, 3], num_actions=[np.int64(4), 3])
+    assert made == TINY
+    assert json.loads(json.dumps(made.to_dict())) == json.loads(json.dumps(TINY.to_dict()))
