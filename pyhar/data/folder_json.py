@@ -82,7 +82,7 @@ def _sequence(value: Any, where: str, layout: JointLayout) -> Entry:
     if fields.get("camera") is not None:
         camera = fields["camera"]
         size = 9 if isinstance(camera, list) and len(camera) == 9 else 4
-        entry.camera = _numbers(camera, (size,), f"{where}.camera", "fx, fy, cx, cy (and k1, k2, k3, p1, p2)")
+        entry.camera = _numbers(camera, (size,), f"{where}.camera", "fx, fy, cx, cy (and k1, k2, k3, p_x, p_y)")
     if fields.get("first_frame") is not None:
         entry.first_frame = _whole(fields["first_frame"], f"{where}.first_frame")
     if fields.get("frame_step") is not None:

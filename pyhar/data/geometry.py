@@ -85,12 +85,13 @@ def normalised_to_picture(xy: Tensor, to_crop: Tensor) -> Tensor:
 def project(joints_mm: Tensor, camera: Tensor) -> Tensor:
     """Camera millimetres (B, .., 3) to picture pixels (B, .., 2).
 
-    camera (B, 4): fx, fy, cx, cy, or (B, 9): then the lens distortion k1, k2, k3, p1, p2 of Human3.6M's cameras. With
-    (u, v) = (X, Y) / Z and r2 = u^2 + v^2, pixel = f * ((u, v) * (1 + k1 r2 + k2 r2^2 + k3 r2^3 + p1 u + p2 v) + r2 *
-    (p1, p2)) + c. The owners made the 2D joints of that data set with exactly this (published ones come back within
-    1e-4 pixels). It is not the full tangential model, whose terms in u v, u^2, v^2 count twice and whose p1 and p2
-    change places: that misses them by hundredths of a pixel amid the picture, and by tenths towards its edge. Raises
-    UserError if a camera has neither 4 nor 9 numbers.
+    camera (B, 4): fx, fy, cx, cy, or (B, 9): then the lens distortion k1, k2, k3, p_x, p_y of Human3.6M's cameras. With
+    (u, v) = (X, Y) / Z and r2 = u^2 + v^2, pixel = f * ((u, v) * (1 + k1 r2 + k2 r2^2 + k3 r2^3 + p_x u + p_y v) + r2 *
+    (p_x, p_y)) + c. The owners made the 2D joints of that data set with exactly this (published ones come back within
+    1e-4 pixels). p_x and p_y are in the order of the authors' release; metadata.xml and cameras.h5 list them the other
+    way round, as OpenCV does (p1 = p_y, p2 = p_x). OpenCV's full tangential model counts the terms in u v, u^2 and v^2
+    twice: it misses the owners' joints by hundredths of a pixel amid the picture, and by tenths towards its edge.
+    Raises UserError if a camera has neither 4 nor 9 numbers.
     """
     cam = _of_points(camera, joints_mm.ndim)
     uv = joints_mm[..., :2] / joints_mm[..., 2:]
@@ -117,12 +118,12 @@ def _of_points(camera: Tensor, ndim: int) -> Tensor:
     """Cameras (B, 4 or 9) shaped to broadcast against points of `ndim` dimensions."""
     numbers = camera.shape[-1]
     if numbers not in (4, 9):
-        raise UserError(f"a camera has 4 numbers (fx, fy, cx, cy) or 9 (then k1, k2, k3, p1, p2), not {numbers}")
+        raise UserError(f"a camera has 4 numbers (fx, fy, cx, cy) or 9 (then k1, k2, k3, p_x, p_y), not {numbers}")
     return camera.reshape(-1, *(1,) * (ndim - 2), numbers)
 
 
 def _distort(uv: Tensor, lens: Tensor) -> Tensor:
-    """Where the lens k1, k2, k3, p1, p2 (.., 5) shows the direction (u, v) (.., 2)."""
+    """Where the lens k1, k2, k3, p_x, p_y (.., 5) shows the direction (u, v) (.., 2)."""
     k, p = lens[..., :3], lens[..., 3:]
     r2 = uv.square().sum(-1, keepdim=True)
     radial = 1 + r2 * (k[..., :1] + r2 * (k[..., 1:2] + r2 * k[..., 2:]))

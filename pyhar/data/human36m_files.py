@@ -29,12 +29,14 @@ _CDF_3 = bytes.fromhex("cdf300010000ffff")
 _SUBJECTS = 11
 _EXTRINSICS = 6 * _SUBJECTS * len(CAMERAS)
 _INTRINSICS = 9 * len(CAMERAS)
+# The owners' two tangential numbers go with y and with x, in this order.
+_LENS = [0, 1, 2, 3, 4, 5, 6, 8, 7]
 
 
 @dataclass(frozen=True)
 class Camera:
     """One camera as it stood for one subject: X_c = rotation (X_w - centre), millimetres; numbers: fx, fy, cx, cy, k1,
-    k2, k3, p1, p2 as `pyhar.data.geometry.project` takes them."""
+    k2, k3, p_x, p_y as `pyhar.data.geometry.project` takes them."""
 
     rotation: Array
     centre: Array
@@ -86,7 +88,7 @@ def read_metadata(path: Path) -> Metadata:
     camera_names = ids if len(ids) == len(CAMERAS) and all(ids) else CAMERAS
     cameras = {}
     for place, name in enumerate(camera_names):
-        intrinsics = numbers[_EXTRINSICS + 9 * place :][:9]
+        intrinsics = numbers[_EXTRINSICS + 9 * place :][:9][_LENS]
         for subject in range(1, _SUBJECTS + 1):
             angles_and_centre = numbers[6 * (place * _SUBJECTS + subject - 1) :][:6]
             cameras[subject, name] = Camera(
@@ -136,6 +138,7 @@ def read_cameras_h5(path: Path) -> Metadata:
                     numbers = np.concatenate(parts)
                     if rotation.shape != (3, 3) or centre.shape != (3,) or numbers.shape != (9,):
                         raise ValueError(f"{group.name} has fields of a shape that no camera has")
+                    numbers = numbers[_LENS]
                     if not all(np.isfinite(part).all() for part in (rotation, centre, numbers)):
                         raise ValueError(f"{group.name} holds NaN or infinite numbers")
                     assert match is not None

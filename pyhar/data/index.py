@@ -37,7 +37,7 @@ MEDIA_KINDS = ("picture", "frames", "video")
 SPLITS = ("train", "val", "test")
 
 FILE = "index.json"
-VERSION = 1
+VERSION = 2
 _COLUMNS_PREFIX = "columns-"
 # Column -> type and shape behind the first axis, "J" standing for the number of joints; by the length of that axis.
 OF_SEQUENCES: dict[str, tuple[str, tuple[int | str, ...]]] = {
@@ -141,7 +141,7 @@ class Index:
     subject: Ints
     """(N,) the subject's number."""
     camera: Doubles
-    """(N, 9) fx, fy, cx, cy in pixels, then the distortion k1, k2, k3, p1, p2."""
+    """(N, 9) fx, fy, cx, cy in pixels, then the distortion k1, k2, k3, p_x, p_y."""
     joints_px: Floats
     """(M, J, 2)."""
     joints_mm: Floats

@@ -51,7 +51,7 @@ class Sample(TypedDict):
     root_depth: Tensor
     """float32 ([T]): Z of the root joint in millimetres; NaN where unknown."""
     camera: Tensor
-    """float32 (9,): fx, fy, cx, cy in picture pixels, then the lens distortion k1, k2, k3, p1, p2 (zeros: none); NaN
+    """float32 (9,): fx, fy, cx, cy in picture pixels, then the lens distortion k1, k2, k3, p_x, p_y (zeros: none); NaN
     where unknown."""
     to_crop: Tensor
     """float64 (3, 3): maps homogeneous picture pixels (x, y, 1) to normalised crop coordinates; one for all frames of

@@ -107,7 +107,7 @@ def test_damage_and_other_versions_are_named(index: Index, tmp_path: Path) -> No
     with pytest.raises(UserError, match="is damaged"):
         Index.load(folder)
     file.write_text(json.dumps({**facts, "version": 99}))
-    with pytest.raises(UserError, match="version 99, this pyhar reads version 1"):
+    with pytest.raises(UserError, match="version 99, this pyhar reads version 2"):
         Index.load(folder)
     file.write_text("{")
     with pytest.raises(UserError, match="is damaged"):

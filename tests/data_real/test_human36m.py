@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import h5py
@@ -12,7 +14,7 @@ import torch
 from writers import human36m as writer
 from writers.videos import cut_off, write_video
 
-from pyhar.data.geometry import back_project, project
+from pyhar.data.geometry import back_project, project, world_to_camera
 from pyhar.data.human36m import JOINTS, read
 from pyhar.data.human36m_files import euler_rotation, read_cameras_h5, read_metadata
 from pyhar.data.human36m_views import ACTIVITIES
@@ -56,7 +58,7 @@ def check(
         assert SPLITS[index.split[i]] == split
         assert index.action_names[index.action[i]] == ACTIVITY[r.action]
         assert index.subject[i] == r.subject
-        np.testing.assert_allclose(index.camera[i], one.numbers, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(index.camera[i], one.lens, rtol=0, atol=1e-9)
         half = 1125 * one.numbers[:2] / mm[:, 0, 2:]
         root = one.to_pixels(mm)[:, 0]
         np.testing.assert_allclose(index.box[span], np.concatenate([root - half, root + half], 1), rtol=0, atol=0.02)
@@ -188,7 +190,7 @@ def test_fetch(tmp_path: Path) -> None:
     span = slice(index.first_row[i], index.first_row[i + 1])
     np.testing.assert_allclose(index.joints_mm[span], mm[:, order], rtol=0, atol=0.01)
     np.testing.assert_allclose(index.joints_px[span], one.to_pixels(mm)[:, order], rtol=0, atol=0.01)
-    np.testing.assert_allclose(index.camera[i], one.numbers)
+    np.testing.assert_allclose(index.camera[i], one.lens)
     for row in (0, 1, 4, 9):
         i = row_of(index, f"human36m/S1/Directions-1.54138969/{row + 1:06d}")
         assert index.media[i].endswith(f"/img_{row + 1:06d}.jpg")
@@ -459,8 +461,29 @@ def test_rotations_of_metadata() -> None:
     np.testing.assert_allclose(both @ [1, 0, 0], [0, 0, 1], atol=1e-12)
 
 
+PUBLISHED = json.loads((Path(__file__).parent.parent / "data" / "human36m_published.json").read_text())
+
+
+@pytest.mark.parametrize("published", PUBLISHED, ids=[f"S{one['subject']}" for one in PUBLISHED])
+def test_published_joints_come_back(tmp_path: Path, published: dict[str, Any]) -> None:
+    subject, camera = published["subject"], published["camera"]
+    extrinsics, intrinsics = np.array(published["extrinsics"]), np.array(published["intrinsics"])
+    data = writer.example(frames=1)
+    data.views[subject, camera] = writer.View(extrinsics[:3], extrinsics[3:], intrinsics)
+    writer.write_metadata(tmp_path / "metadata.xml", data)
+    text = (tmp_path / "metadata.xml").read_text()
+    made_up = " ".join(f"{n:.15g}" for n in writer.INTRINSICS[camera])
+    (tmp_path / "metadata.xml").write_text(text.replace(made_up, " ".join(str(n) for n in intrinsics)))
+    writer.write_cameras_h5(tmp_path / "cameras.h5", data)
+    for read_cameras, name in ((read_metadata, "metadata.xml"), (read_cameras_h5, "cameras.h5")):
+        one = read_cameras(tmp_path / name).cameras[subject, camera]
+        mm = world_to_camera(np.array(published["world_mm"]), one.rotation, one.centre)
+        px = project(torch.from_numpy(mm)[None], torch.from_numpy(one.numbers)[None])[0]
+        np.testing.assert_allclose(px, published["px"], rtol=0, atol=2e-4)
+
+
 def test_projection_of_an_index_camera(tmp_path: Path) -> None:
     one = writer.view(7, "58860488")
     mm = one.to_camera(writer.joints32(2, 0))
-    px = project(torch.from_numpy(mm)[None], torch.from_numpy(one.numbers)[None])[0]
+    px = project(torch.from_numpy(mm)[None], torch.from_numpy(one.lens)[None])[0]
     np.testing.assert_allclose(px, one.to_pixels(mm), rtol=0, atol=1e-9)

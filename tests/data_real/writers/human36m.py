@@ -22,10 +22,10 @@ CAMERAS = ("54138969", "55011271", "58860488", "60457274")
 SIZES = {"54138969": (1000, 1002), "55011271": (1000, 1000), "58860488": (1000, 1000), "60457274": (1000, 1002)}
 # fx, fy, cx, cy, k1, k2, k3, p1, p2: the size of the real ones.
 INTRINSICS = {
-    "54138969": [1145.3, 1143.9, 512.4, 515.2, -0.207, 0.248, -0.0031, -0.00098, -0.00142],
-    "55011271": [1149.7, 1147.6, 508.8, 508.1, -0.194, 0.240, 0.0068, -0.00161, -0.00274],
-    "58860488": [1149.1, 1148.8, 519.8, 501.4, -0.208, 0.256, -0.0008, 0.00149, -0.00043],
-    "60457274": [1145.6, 1144.8, 514.9, 501.9, -0.198, 0.219, -0.0089, -0.00059, 0.00181],
+    "54138969": [1145.3, 1143.9, 512.4, 515.2, -0.207, 0.248, -0.0031, -0.00142, -0.00098],
+    "55011271": [1149.7, 1147.6, 508.8, 508.1, -0.194, 0.240, 0.0068, -0.00274, -0.00161],
+    "58860488": [1149.1, 1148.8, 519.8, 501.4, -0.208, 0.256, -0.0008, -0.00043, 0.00149],
+    "60457274": [1145.6, 1144.8, 514.9, 501.9, -0.198, 0.219, -0.0089, 0.00181, -0.00059],
 }
 ACTIONS = (
     "_ALL",
@@ -62,11 +62,16 @@ def joints32(frames: int, seed: int) -> Array:
 
 @dataclass
 class View:
-    """A camera of a subject: X_c = rotation (X_w - centre)."""
+    """A camera of a subject: X_c = rotation (X_w - centre). numbers: as the owners list them."""
 
     angles: Array
     centre: Array
     numbers: Array
+
+    @property
+    def lens(self) -> Array:
+        """The numbers as a sample has them: of the last two, that which goes with x first."""
+        return np.concatenate([self.numbers[:7], self.numbers[:6:-1]])
 
     @property
     def rotation(self) -> Array:
@@ -80,8 +85,8 @@ class View:
         fx, fy, cx, cy, k1, k2, k3, p1, p2 = self.numbers
         x, y = mm[..., 0] / mm[..., 2], mm[..., 1] / mm[..., 2]
         r2 = x * x + y * y
-        factor = 1 + k1 * r2 + k2 * r2**2 + k3 * r2**3 + p1 * x + p2 * y
-        return np.stack([fx * (x * factor + p1 * r2) + cx, fy * (y * factor + p2 * r2) + cy], axis=-1)
+        factor = 1 + k1 * r2 + k2 * r2**2 + k3 * r2**3 + p1 * y + p2 * x
+        return np.stack([fx * (x * factor + p2 * r2) + cx, fy * (y * factor + p1 * r2) + cy], axis=-1)
 
 
 def view(subject: int, camera: str) -> View:
