@@ -157,7 +157,7 @@ def check_network(state: dict[str, Any], config: SPNetConfig, source: Path) -> N
             raise UserError(f"the network of {source} has {field.name} {there}, this configuration's {here}")
 
 
-def progress_of(state: dict[str, Any], source: str | os.PathLike[str] = "the checkpoint") -> Progress:
+def progress_of(state: dict[str, Any], source: str | os.PathLike[str]) -> Progress:
     """Where the run stood that wrote this checkpoint. Raises UserError if it does not say."""
     with content_of(source):
         made = Progress(**state["progress"])
@@ -167,13 +167,19 @@ def progress_of(state: dict[str, Any], source: str | os.PathLike[str] = "the che
 
 
 def restore(
-    state: dict[str, Any], model: SPNet, optimizer: Optimizer, scaler: GradScaler, average: WeightAverage | None
+    state: dict[str, Any],
+    source: str | os.PathLike[str],
+    model: SPNet,
+    optimizer: Optimizer,
+    scaler: GradScaler,
+    average: WeightAverage | None,
 ) -> None:
-    """Put a checkpoint's content where it came from. The network must be prepared for the checkpoint's stage."""
-    with content_of("the checkpoint"):
+    """Put the content of the checkpoint read from `source` where it came from. The network must be prepared for the
+    checkpoint's stage."""
+    with content_of(source):
         if state["optimizer_kind"] != type(optimizer).__name__:
-            raise UserError(f"the checkpoint was made by {state['optimizer_kind']}, not by {type(optimizer).__name__}")
-        load_weights(model, state["model"], "the checkpoint")
+            raise UserError(f"{source} was made by {state['optimizer_kind']}, not by {type(optimizer).__name__}")
+        load_weights(model, state["model"], str(source))
         constants = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
         optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(optimizer.param_groups, constants, strict=True):  # they may have been changed since
@@ -185,7 +191,7 @@ def restore(
             scaler.load_state_dict(state["scaler"])
         if average is not None:
             if state["average"] is None:
-                raise UserError("the checkpoint holds no mean of weights: resume with the ema-decay it was made with")
+                raise UserError(f"{source} holds no mean of weights: resume with the ema-decay it was made with")
             average.load_state_dict(state["average"])
         torch.set_rng_state(state["rng"]["cpu"])
         if state["rng"]["cuda"] is not None and _on_cuda(model.parameters()):

@@ -90,7 +90,7 @@ def train(config: TrainConfig, directory: Path, world: World, device: torch.devi
         check_network(state, config.model, directory / CHECKPOINT_FILE)
         first = progress_of(state, directory / CHECKPOINT_FILE)
     if first.stage not in config.enabled_stages():
-        raise UserError(f"the checkpoint in {directory} was made in stage {first.stage!r}, which is switched off")
+        raise UserError(f"{directory / CHECKPOINT_FILE} was made in stage {first.stage!r}, which is switched off")
 
     model = SPNet(config.model)
     left = start_from(model, config.init) if config.init and not resume else []
@@ -132,10 +132,11 @@ def run_stage(run: Run, name: StageName, begun_at: int, state: dict[str, Any] | 
     average = WeightAverage(model, stage.ema_decay) if stage.ema_decay else None
     meter, progress = Meter(device), Progress(name, 0, begun_at)
     if state is not None:
-        restore(state, model, optimizer, scaler, average)
-        with content_of("the checkpoint"):
+        source = run.directory / CHECKPOINT_FILE
+        restore(state, source, model, optimizer, scaler, average)
+        with content_of(source):
             meter.load_state_dict(state["meter"])
-        progress = progress_of(state)
+        progress = progress_of(state, source)
     forward: nn.Module = torch.compile(model, dynamic=False) if config.compile else model  # type: ignore[assignment]
     shares = config.data.pose_shares
     batches = StepBatches(name, stage, run.data, shares, config.seed, progress.step, run.world.rank, run.world.size)

@@ -66,8 +66,10 @@ def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
     model = SPNet(TINY)
     optimizer, scaler = torch.optim.SGD(model.parameters(), 0.1), GradScaler("cpu", enabled=False)
     for change in ({"optimizer": {}}, {"rng": None}, {"average": [1]}):
-        with pytest.raises(UserError, match="the checkpoint is damaged"):
-            checkpoint.restore({**state, **change}, model, optimizer, scaler, checkpoint.WeightAverage(model, 0.9))
+        with pytest.raises(UserError, match=r"last\.pt is damaged"):
+            checkpoint.restore(
+                {**state, **change}, "last.pt", model, optimizer, scaler, checkpoint.WeightAverage(model, 0.9)
+            )
 
 
 @pytest.mark.parametrize(
