@@ -315,9 +315,11 @@ def _scale(header: VideoHeader, size: tuple[int, int], camera: Array) -> tuple[f
 def _listed(root: Path) -> set[str]:
     """Names on the owners' lists of recordings without skeletons, where they lie in `root`."""
     names: set[str] = set()
-    for pattern in ("*missing_skeletons*.txt", "Matlab/*missing_skeletons*.txt"):
-        for path in sorted(root.glob(pattern)):
-            names |= read_missing(path)
+    # Their repository has them as Matlab/.._samples_with_missing_skeletons.txt and as Python/ntu_rgb120_missings.txt.
+    for folder in (".", "Matlab", "Python"):
+        for pattern in ("*missing_skeletons*.txt", "ntu*missing*.txt"):
+            for path in sorted((root / folder).glob(pattern)):
+                names |= read_missing(path)
     return names
 
 
