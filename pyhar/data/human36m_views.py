@@ -43,7 +43,8 @@ ACTIVITIES = (
     "WalkTogether",
 )
 """In the order of metadata.xml, whose actions 2..16 they are."""
-_ALSO_CALLED = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
+_ALSO_CALLED = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog", "WalkingTogether": "WalkTogether"}
+"""S1's files are called so (the last excepted), and h36m-fetch's folders, after the titles in metadata.xml."""
 
 
 SKELETONS = {"mono": "D3_Positions_mono", "universal": "D3_Positions_mono_universal"}

@@ -151,8 +151,9 @@ def read(
     second camera took: `camera` is the pinhole that fits the one to the other best over the sequence, and
     notes["reprojection_px"] how well. Visible is what was tracked, rather than inferred. If videos were made smaller
     than 1920 x 1080, pixels and camera are scaled to them. A pickle of 25 joints gives no pixels and no camera, but
-    boxes to some 30 pixels, by the camera that Kinects usually have: actions can be learned, poses cannot. One of
-    COCO's 17 joints (sides as one sees them) no millimetres, neck, head top and spine.
+    boxes to some 30 pixels, by the camera that Kinects usually have: actions can be learned, poses cannot. Frames in
+    which the Kinect saw nobody are left out of pyskl's, so the boxes after them come that much too early. One of COCO's
+    17 joints (sides as one sees them) no millimetres, neck, head top and spine.
 
     What is missing, damaged, unlabelled or on the owners' list of recordings without skeletons is left out, and named
     in notes["skipped"] by reason. Raises UserError if there is nothing to read, a required split would be empty, a
@@ -315,9 +316,11 @@ def _scale(header: VideoHeader, size: tuple[int, int], camera: Array) -> tuple[f
 def _listed(root: Path) -> set[str]:
     """Names on the owners' lists of recordings without skeletons, where they lie in `root`."""
     names: set[str] = set()
-    for pattern in ("*missing_skeletons*.txt", "Matlab/*missing_skeletons*.txt"):
-        for path in sorted(root.glob(pattern)):
-            names |= read_missing(path)
+    # Their repository has them as Matlab/.._samples_with_missing_skeletons.txt and as Python/ntu_rgb120_missings.txt.
+    for folder in (".", "Matlab", "Python"):
+        for pattern in ("*missing_skeletons*.txt", "ntu*missing*.txt"):
+            for path in sorted((root / folder).glob(pattern)):
+                names |= read_missing(path)
     return names
 
 

@@ -161,7 +161,7 @@ def read_annotations(path: Path) -> tuple[dict[str, set[str]], list[Annotation],
     skipped: dict[str, list[str]] = {}
     for place, raw in enumerate(data["annotations"]):
         one: dict[str, Any] = raw if isinstance(raw, dict) else {}
-        name = str(one.get("frame_dir", f"annotation {place}")).rpartition("/")[2]
+        name = _plain(one.get("frame_dir", f"annotation {place}"))
         try:
             found.append(_annotation(name, one))
         except _UnusableError as error:
@@ -180,7 +180,12 @@ def _splits(path: Path, given: Any) -> dict[str, set[str]]:
         return {}
     if not isinstance(given, dict) or not all(isinstance(names, list | tuple | set) for names in given.values()):
         raise UserError(f"{path}: 'split' should hold a list of names for each split: get the file again")
-    return {str(name): {str(one) for one in names} for name, names in given.items()}
+    return {str(name): {_plain(one) for one in names} for name, names in given.items()}
+
+
+def _plain(name: Any) -> str:
+    """A recording's name, where it is given as a path, or as mmaction2's script calls it after its video."""
+    return str(name).rpartition("/")[2].removesuffix("_rgb")
 
 
 def _annotation(name: str, one: dict[str, Any]) -> Annotation:

@@ -200,6 +200,7 @@ def test_fetch(tmp_path: Path) -> None:
         assert ACTIVITIES[index.action[i]] == "Directions"
         mm = data.view(data.recordings[0], "54138969").to_camera(data.recordings[0].world[row])
         np.testing.assert_allclose(index.joints_mm[index.first_row[i]], mm[order], rtol=0, atol=0.01)
+    assert {index.action_names[action] for action in index.action} == set(ACTIVITY.values())
     # "Directions-2" of S11 is the owners' "Directions".
     assert {name.rpartition(".")[0] for name in index.notes["skipped"]["dropped by the protocol"]} == {
         "S11/Directions-2"
@@ -224,7 +225,7 @@ def test_fetch_of_bad_files(tmp_path: Path) -> None:
     cut_off(home / "S1/TakingPhoto-2/annot.h5")
     (home / "S1/Directions-1/imageSequence/54138969/img_000002.jpg").unlink()
     (home / "S9/TakingPhoto-1/imageSequence/54138969/img_000001.jpg").unlink()
-    with h5py.File(home / "S11/WalkTogether-2/annot.h5", "a") as file:
+    with h5py.File(home / "S11/WalkingTogether-2/annot.h5", "a") as file:
         del file["pose/3d"]
     with h5py.File(home / "S11/Directions-1/annot.h5", "a") as file:
         del file["frame"]
@@ -239,7 +240,7 @@ def test_fetch_of_bad_files(tmp_path: Path) -> None:
         "dropped by the protocol": ["S11/Directions-2.54138969"],
         "joints damaged": ["processed/S1/TakingPhoto-2", "processed/S11/Directions-1"],
         "picture missing": ["S1/Directions-1.54138969/000002"],
-        "3D joints missing (skeleton 'mono')": ["S11/WalkTogether-2.54138969"],
+        "3D joints missing (skeleton 'mono')": ["S11/WalkingTogether-2.54138969"],
         "unknown activity": ["S5/Juggling-1.54138969"],
         "pictures missing": ["S9/TakingPhoto-1.54138969"],
     }

@@ -355,6 +355,24 @@ def test_list_of_missing_skeletons(tmp_path: Path) -> None:
     assert read_missing(tmp_path / "list.txt") == {"S001C002P005R002A008", "S017C003P020R001A059"}
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "samples_with_missing_skeletons.txt",
+        "Matlab/NTU_RGBD120_samples_with_missing_skeletons.txt",
+        "Matlab/samples_with_missing_skeletons_NTU_RGBD120.txt",
+        "Python/ntu_rgb120_missings.txt",
+        "ntu120_missing.txt",
+    ],
+)
+def test_lists_of_missing_skeletons_under_their_names(tmp_path: Path, place: str) -> None:
+    for name in (ONE, "S001C002P005R002A008"):
+        writer.write_skeleton(tmp_path / "nturgb+d_skeletons" / f"{name}.skeleton", [writer.track(8)], 8)
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("S001C002P005R002A008\nS017C003P020R001A059")
+    assert list(read(tmp_path, check_media=False).names) == [f"ntu/{ONE}"]
+
+
 def test_places_and_options_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder"):
         read(tmp_path / "nowhere")
@@ -467,6 +485,18 @@ def test_pickle_of_coco_joints_has_actions_and_splits(tmp_path: Path) -> None:
         assert [index.action_names[action] for action in index.action] == [ACTIONS[6], ACTIONS[59], ACTIONS[0]]
         assert index.subject.tolist() == [1, 3, 2]
         assert [SPLITS[one] for one in index.split] == ["train" if i in train else "test" for i in range(3)]
+
+
+def test_pickle_that_is_named_after_the_videos(tmp_path: Path) -> None:
+    # mmaction2's ntu_pose_extraction.py calls a recording S001C001P001R001A007_rgb.
+    names = ["S001C001P001R001A007_rgb", "videos/S001C002P003R002A060_rgb"]
+    body, scores = np.random.default_rng(0).uniform(300, 800, (6, 17, 2)), np.ones((6, 17))
+    made = [writer.annotation_2d(name.removesuffix("_rgb"), [body], [scores]) | {"frame_dir": name} for name in names]
+    writer.write_pickle(tmp_path / "a.pkl", made, {"xsub_train": names[:1], "xsub_val": names[1:]})
+    index = read(tmp_path, check_media=False)
+    assert list(index.names) == ["ntu/S001C001P001R001A007", "ntu/S001C002P003R002A060"]
+    assert list(index.media) == [f"nturgb+d_rgb/{name.rpartition('/')[2]}.avi" for name in names]
+    assert [SPLITS[one] for one in index.split] == ["train", "test"]
 
 
 def test_three_bodies_in_a_pickle(tmp_path: Path) -> None:

@@ -43,8 +43,9 @@ ACTIONS = (
     "Waiting",
     "Walking",
     "WalkingDog",
-    "WalkTogether",
+    "WalkingTogether",
 )
+"""The titles in metadata.xml, and so h36m-fetch's names of folders; files are called otherwise."""
 # Where the joints of "pa17" lie among the owners' 32; the rest is made from these.
 _SOURCE = dict(zip((0, 12, 13, 15, 25, 17, 26, 18, 27, 19, 1, 6, 2, 7, 3, 8), range(16), strict=True))
 
@@ -157,7 +158,8 @@ def write_metadata(path: Path, data: DataSet) -> None:
             plain = f"{title} 1" if subaction == 1 else title
             cells = [names.get((s, action, subaction), "" if action == 4 else plain) for s in subjects]
             rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in (action, subaction, *cells)) + "</tr>")
-    rows.append("<tr><td>Total</td><td></td></tr>")
+    sizes = "".join(f"<td>[{';'.join(f'{h} {w}' for w, h in SIZES.values())}]</td>" for _ in subjects)
+    rows.append(f"<tr><td></td><td></td>{sizes}</tr>")
     numbers = [n for c in CAMERAS for s in subjects for n in (*view(s, c).angles, *view(s, c).centre)]
     for (subject, camera), one in data.views.items():
         start = 6 * (CAMERAS.index(camera) * 11 + subject - 1)
