@@ -91,9 +91,11 @@ def pose_batch_losses(
     """Pose and confidence losses of these prediction blocks.
 
     poses: per block (B, [T,] J, dim + 1); pose and valid (B, [T,] J, 3); confidence (B, [T,] J). A network for x and y
-    ignores z.
+    ignores z. A joint outside the crop, of confidence 0, has a confidence loss alone, as in the release: soft-argmax
+    cannot reach it.
     """
     stacked = _full(torch.stack(list(poses)))
+    valid = valid & (confidence != 0).unsqueeze(-1)
     dim = stacked.shape[-1] - 1
     per_frame = pose_loss(
         stacked[..., :dim], pose[..., :dim], valid[..., :dim], config.normaliser, config.coordinate_bce

@@ -96,6 +96,18 @@ def test_confidence_at_and_beyond_its_limits():
     assert gradient[0, 4] == 0
 
 
+def test_joints_outside_the_crop_cost_confidence_alone():
+    poses, valid = [torch.rand(2, 5, 4, requires_grad=True)], torch.ones(2, 5, 3, dtype=torch.bool)
+    pose, confidence = torch.rand(2, 5, 3), torch.ones(2, 5)
+    pose[0, 1], confidence[0, 1] = torch.tensor([-0.4, 0.2, 0.5]), 0.0
+    losses = pose_batch_losses(poses, pose, valid, confidence, LossConfig())
+    (gradient,) = torch.autograd.grad(losses.total, poses[0])
+    assert (gradient[0, 1] == 0).tolist() == [True, True, True, False]
+    assert (gradient[0, 2:] != 0).all()
+    pose[0, 1] = 7.0
+    assert torch.equal(pose_batch_losses(poses, pose, valid, confidence, LossConfig()).pose, losses.pose)
+
+
 def test_a_flat_network_ignores_depth():
     poses = [torch.rand(3, 5, 3)]
     pose, valid, confidence = torch.rand(3, 5, 3), torch.ones(3, 5, 3, dtype=torch.bool), torch.ones(3, 5)
