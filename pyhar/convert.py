@@ -37,6 +37,12 @@ Layers = dict[str, dict[str, npt.NDArray[np.float32]]]
 _FIXED = re.compile(r"_xy2?_[xy]$")
 # What nothing reads in the last blocks: absent from most files, harmless in the others.
 _UNREAD = re.compile(r"_(heatmaps_(fw_maps|conv2)|depthmaps_conv2|action_pred_conv3)$")
+_BLOCK = re.compile(r"(dp|up)(\d+)_pb(\d+)_conv1$")
+
+OTHER_NETWORK = (
+    "There is no layer dp1_pb1_conv1, as in weights_mpii+penn_ar_028.hdf5 and weights_3dp+ntu_ar_062.hdf5; "
+    "the files of the authors' releases v0.1 to v0.4 are of an earlier network"
+)
 
 
 def load_release_weights(model: SPNet, path: str | os.PathLike[str]) -> SPNet:
@@ -121,12 +127,10 @@ def read_layers(path: str | os.PathLike[str]) -> Layers:
 def infer_config(layers: Layers) -> SPNetConfig:
     """The configuration of the release's network that has these layers. Raises UserError if they are no such
     network's."""
+    if not any(map(_BLOCK.match, layers)):
+        raise UserError(f"these are not the layers of the authors' network. {OTHER_NETWORK}")
     try:
-        blocks = [
-            (m[1], int(m[2]), int(m[3]))
-            for m in (re.match(r"(dp|up)(\d+)_pb(\d+)_conv1$", name) for name in layers)
-            if m
-        ]
+        blocks = [(m[1], int(m[2]), int(m[3])) for m in map(_BLOCK.match, layers) if m]
         visits = {
             (pyramid, level): k
             for k, (pyramid, level) in enumerate(
@@ -134,8 +138,6 @@ def infer_config(layers: Layers) -> SPNetConfig:
             )
         }
         numbers = [int(m[1]) for m in (re.match(r"act(\d+)_action_v_conv0$", name) for name in layers) if m]
-        if not visits:
-            raise KeyError("dp1_pb1_conv1")
         num_pyramids = max(p for p, _ in visits)
         num_levels = max(i for _, i in visits) + 1
         if num_pyramids * num_levels > len(layers):
@@ -206,8 +208,8 @@ def _config_of(path: str) -> SPNetConfig:
 def _advice(layers: Layers, config: SPNetConfig) -> str:
     try:
         fitting = infer_config(layers).to_dict()
-    except UserError:
-        return ""
+    except UserError as error:
+        return f". {OTHER_NETWORK}" if OTHER_NETWORK in str(error) else ""
     # What a weight file cannot tell does not count as a difference.
     silent = {"image_size", "clip_frames", "layout", "appearance_source", "confidence", "grid", "cut"}
     if not fitting["num_actions"]:

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyhar.data import matlab
-from pyhar.data.index import Index
+from pyhar.data.index import SPLITS, Index
 from pyhar.data.index_builder import IndexBuilder
 from pyhar.data.layouts import get_layout
 from pyhar.data.mpii_lists import Lists, Person, find_file, read_lists
@@ -50,6 +50,8 @@ VAL_EVERY = 10
 OWN_SPLIT = (
     f"without train.json and valid.json, 'val' is of every {VAL_EVERY}th video, not the people of published results"
 )
+
+NO_HEADS = f"no head sizes in the val split, so no PCKh: put gt_valid.mat or {ANNOTATION_NAMES[0]} beside the lists"
 
 
 def read(
@@ -96,6 +98,8 @@ def read(
         if not lists:
             made.notes["split_remark"] = OWN_SPLIT
     index = made.build()
+    if "val" in lists.given and not np.isfinite(index.head_size[index.split == SPLITS.index("val")]).any():
+        index.notes["remarks"] = [NO_HEADS]
     for split in lists.given:
         # A list that is there but of whom nobody is left is a mistake.
         if split != "test":

@@ -10,9 +10,11 @@ The 13 joints go to the joints of the same name in "pa16" or "pa17", the head to
 pelvis, thorax, neck and spine are unknown. `derive` can fill the pelvis in as the midpoint of the hips and the thorax
 as that of the shoulders, which the release does not do.
 
-The owners' README lists the left joint of each pair first, and that is the default; some converters, and the list of
-joints in the authors' release, take the right one first: `first_side` decides. Coordinates are taken as they are;
-`one_based` takes 1 off them.
+The owners' README lists the left joint of each pair first. Others found the right one there, as in a mirror, or take it
+first, as the authors' release does; left and right of MPII are the person's own. So `first_side` "auto" looks at the
+shoulders of people seen from the front or from behind: where enough videos show it plainly, it is as they show,
+otherwise left as in the README. "left" and "right" decide it. Coordinates are taken as they are; `one_based` takes 1
+off them.
 
 A coordinate of zero, or one that is no number, means a missing joint; so does a hidden joint at the very corner of the
 picture (x and y at most 1), where the labelling tool left joints that nobody placed. A hidden joint elsewhere is known
@@ -26,6 +28,7 @@ rows, the boxes of the rest are unknown. `notes` names such videos, and gives th
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +79,9 @@ BOX_MARGIN = 0.25
 SIZE_TOLERANCE = 0.02
 """By what share a picture may be larger or smaller than its labels say."""
 
+SIDES_SEEN, SIDES_AGREE = 10, 0.75
+"""So many videos from the front or from behind, and such a share of them, tell which side comes first."""
+
 _FRAME = re.compile(r"(\d{6})\.jpg")
 _VIDEO = re.compile(r"\d{4}")
 
@@ -84,7 +90,7 @@ def read(
     root: Path,
     *,
     layout: str = "pa16",
-    first_side: Literal["left", "right"] = "left",
+    first_side: Literal["auto", "left", "right"] = "auto",
     derive: bool = False,
     one_based: bool = False,
 ) -> Index:
@@ -100,35 +106,42 @@ def read(
     labels = sorted(path for path in (base / "labels").glob("*.mat") if _VIDEO.fullmatch(path.stem))
     if not labels:
         raise UserError(f"{base / 'labels'}: no label files such as 0001.mat; unpack Penn_Action.tar.gz again")
-    if first_side not in ("left", "right"):
-        raise UserError(f"first_side must be 'left' or 'right', not {first_side!r}")
+    if first_side not in ("auto", "left", "right"):
+        raise UserError(f"first_side must be 'auto', 'left' or 'right', not {first_side!r}")
     made = IndexBuilder("penn", get_layout(layout), ACTION_NAMES)
     frames_at = (base / "frames").relative_to(root).as_posix()
     notes: dict[str, Any] = {
         "box_margin": BOX_MARGIN,
-        "first_side": first_side,
         "derived_joints": derive,
         "viewpoint": {},
         "fewer_boxes_than_frames": [],
         "fewer_labels_than_frames": [],
         "fewer_frames_than_labels": [],
     }
+    videos: dict[str, _Video] = {}
     for path in labels:
         name = f"penn/{path.stem}"
         try:
-            video = _Video(path, base / "frames" / path.stem)
-            joints_px, visible = to_layout(
-                video.joints - float(one_based), video.visible, made.layout, first_side, derive=derive
-            )
+            videos[name] = _Video(path, base / "frames" / path.stem)
         except _UnusableError as error:
             made.skip(str(error), name)
-            continue
+    right, seen = first_is_right((video.viewpoint, video.joints) for video in videos.values())
+    if first_side == "auto":
+        first_side = "right" if seen >= SIDES_SEEN and right >= SIDES_AGREE * seen else "left"
+    notes["first_side"] = first_side
+    if seen >= SIDES_SEEN:
+        shown = f"the right joint of a pair comes first in {right} of {seen} videos from the front or from behind"
+        notes["remarks"] = [f"{shown}; the {first_side} one is taken to (--set first_side=left or right decides)"]
+    for name, video in videos.items():
+        joints_px, visible = to_layout(
+            video.joints - float(one_based), video.visible, made.layout, first_side, derive=derive
+        )
         for key in video.disagreements:
             notes[key].append(name)
         notes["viewpoint"][name] = video.viewpoint
         made.add(
             name=name,
-            media=f"{frames_at}/{path.stem}/%06d.jpg",
+            media=f"{frames_at}/{name.removeprefix('penn/')}/%06d.jpg",
             kind="frames",
             split="train" if video.train else "test",
             joints_px=joints_px,
@@ -147,6 +160,20 @@ def action_number(spelling: str) -> int:
     if plain not in ACTION_NAMES:
         raise UserError(f"unknown action {spelling!r}")
     return ACTION_NAMES.index(plain)
+
+
+def first_is_right(videos: Iterable[tuple[str, Array]]) -> tuple[int, int]:
+    """Of videos (viewpoint, joints (T, 13, 2) in the data set's order): in how many the first shoulder is the right
+    one, and how many tell. Whoever faces the camera has the right one at the picture's left; from behind it is the
+    other way round, and from the side nothing is told."""
+    right = seen = 0
+    for viewpoint, joints in videos:
+        across = joints[:, 2, 0] - joints[:, 1, 0]
+        across = across[np.isfinite(across)]
+        if viewpoint.lower() in ("front", "back") and len(across):
+            seen += 1
+            right += int((np.median(across) > 0) == (viewpoint.lower() == "front"))
+    return right, seen
 
 
 def to_layout(

@@ -98,11 +98,11 @@ def prepare(
 
 
 def differences(index: Index) -> list[str]:
-    """Where an index does not hold what a complete copy does, one sentence each; empty for a data set without published
-    counts, or split otherwise."""
+    """Where an index does not hold what a complete copy does, and what else its loader remarked, one sentence each;
+    published counts say nothing of a data set that is split otherwise."""
+    said = list(index.notes.get("remarks", []))
     if "split_remark" in index.notes:
-        return [index.notes["split_remark"]]
-    said = []
+        return [index.notes["split_remark"], *said]
     for count in PUBLISHED.get(index.data_set, ()):
         chosen = np.flatnonzero(index.split == SPLITS.index(count.split)) if count.split else np.arange(len(index))
         if count.what == "media" and (index.media_kind[chosen] == MEDIA_KINDS.index("picture")).any():

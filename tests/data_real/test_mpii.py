@@ -15,6 +15,7 @@ from writers.mpii import FROM_PA16, Picture, Subject
 
 from pyhar.data import mpii
 from pyhar.data.index import SPLITS, Index
+from pyhar.data.prepare import differences
 from pyhar.errors import UserError
 
 NAN = float("nan")
@@ -187,6 +188,21 @@ def test_the_communitys_lists_are_read_back(
         check_person(index, row, person)
     assert np.isnan(index.head_size[: len(training)]).all()
     assert index.notes["ground_truth"] == truth
+
+
+def test_lists_without_head_sizes_are_said(tmp_path: Path, pictures: list[Picture]) -> None:
+    def said() -> int:
+        return sum("no head sizes in the val split" in line for line in differences(mpii.read(tmp_path)))
+
+    writer.write_list(tmp_path / "train.json", listed(pictures, 0, 3))
+    assert said() == 0
+    writer.write_list(tmp_path / "valid.json", listed(pictures, 1, 2))
+    assert said() == 1
+    writer.write_truth(tmp_path / "gt_valid.mat", [person for _, person in listed(pictures, 1, 2)])
+    assert said() == 0
+    (tmp_path / "gt_valid.mat").unlink()
+    writer.write_mat(tmp_path, pictures)
+    assert said() == 0
 
 
 def test_one_validation_person(tmp_path: Path, pictures: list[Picture]) -> None:

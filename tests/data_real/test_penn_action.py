@@ -14,7 +14,7 @@ from writers.rendered import write_jpeg
 from pyhar.data import penn_action
 from pyhar.data.index import MEDIA_KINDS, SPLITS
 from pyhar.data.indexed import IndexedClips
-from pyhar.data.prepare import prepare
+from pyhar.data.prepare import differences, prepare
 from pyhar.errors import UserError
 
 KNOWN = list(FROM_PA16)
@@ -91,6 +91,32 @@ def test_which_side_comes_first_and_derived_joints(tmp_path: Path) -> None:
     np.testing.assert_allclose(shifted.box[:4], shot.boxes() - 1, atol=0.01)
     with pytest.raises(UserError, match="first_side"):
         penn_action.read(tmp_path, first_side="both")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("videos", "mirrored", "taken"),
+    [(10, 10, "right"), (10, 8, "right"), (10, 7, "left"), (10, 0, "left"), (9, 9, "left")],
+)
+def test_shoulders_tell_which_side_comes_first(tmp_path: Path, videos: int, mirrored: int, taken: str) -> None:
+    """Mirrored: the joint called left is the person's right one, as the picture of it shows."""
+    shot = writer.example(frames=2)
+    front = np.full((2, 13), 60.0)
+    front[:, 1:] += np.tile([10.0, -10.0], 6)  # The left of whoever faces the camera is the picture's right.
+    for number in range(videos):
+        pose, x = ("front", front) if number % 2 else ("back", 120 - front)
+        x = 120 - x if number < mirrored else x
+        writer.write(tmp_path, number + 1, shot, writer.labels(shot, "squat", pose=pose, x=x))
+    # From the side nothing can be told.
+    writer.write(tmp_path, videos + 1, shot, writer.labels(shot, "squat", pose="left", x=front))
+    index = penn_action.read(tmp_path)
+    assert index.notes["first_side"] == taken
+    known = penn_action.read(tmp_path, first_side=taken)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(index.joints_px, known.joints_px)
+    first = penn_action.to_layout(shot.joints_px[:, KNOWN], shot.visible[:, KNOWN], index.layout, taken)[0]
+    np.testing.assert_allclose(index.joints_px[-2:, KNOWN, 1], first[:, KNOWN, 1], atol=0.01)
+    said = f"comes first in {mirrored} of {videos} videos from the front or from behind; the {taken} one is taken to"
+    remarks = [line for line in differences(index) if said in line]
+    assert len(remarks) == int(videos >= 10)
 
 
 def test_zero_nan_and_corner_coordinates_are_missing_joints(tmp_path: Path) -> None:

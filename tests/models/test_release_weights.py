@@ -365,6 +365,17 @@ def test_files_of_other_networks_say_what_they_fit(tmp_path: Path, name: str) ->
     assert_same(convert.load_release_weights(SPNet(fitting), path), source)
 
 
+def test_files_of_the_authors_earlier_network_say_which_are_meant(tmp_path: Path) -> None:
+    kernel = np.zeros((3, 3, 3, 8), np.float32)
+    weights = {"conv2d_1": {"kernel": kernel}, "Stem": {"kernel": kernel}, "rBlock1": {"kernel": kernel}}
+    path = write(tmp_path / "weights_PE_MPII_cvpr18_19-09-2017.h5", weights, text=False)
+    for options in ([], ["--preset", "penn-release"]):
+        with torch.device("meta"), pytest.raises(UserError) as error:
+            convert.main([str(path), *options, "-o", str(tmp_path / "model.safetensors")])
+        assert str(path) in str(error.value)
+        assert str(error.value).endswith(convert.OTHER_NETWORK)
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.3, 0.9, 0.9999])
 def test_truncated_files(tmp_path: Path, kept: float) -> None:
     whole = write(tmp_path / "whole.hdf5", release_weights(random_network(PENN)), text=False).read_bytes()
