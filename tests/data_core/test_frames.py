@@ -46,13 +46,22 @@ def test_the_identity_gives_the_pixels_themselves(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_crop(path, "picture", [0], whole(40, 40), 40)[0], rgb)
 
 
-@pytest.mark.parametrize("points", [2, 3, 4])
+@pytest.mark.parametrize("points", [2, 4, 8])
 def test_shrinking_averages_the_area_of_each_pixel(points: int) -> None:
     rng = np.random.default_rng(1)
     rgb = rng.integers(0, 256, (24 * points, 24 * points, 3), dtype=np.uint8)
     blocks = rgb.reshape(24, points, 24, points, 3).mean(axis=(1, 3))
     shown = warp(rgb, crop((-0.5, -0.5, 24 * points - 0.5, 24 * points - 0.5), 24), 24)
-    np.testing.assert_allclose(shown, blocks, atol=0.51)
+    # Halved again and again, rounded each time.
+    np.testing.assert_allclose(shown, blocks, atol=0.51 * np.log2(points))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "block"), [(0.5, 1), (1.0, 1), (1.59, 1), (1.61, 2), (3.19, 2), (3.21, 4), (6.41, 8), (300.0, 256)]
+)
+def test_blocks_are_about_as_large_as_a_pixel_of_the_crop(ratio: float, block: int) -> None:
+    to_pixels = crop((0, 0, 64 * ratio, 64 * ratio), 64, rotation=30)
+    assert View(to_pixels, 64, 30000, 30000).block == block
 
 
 def test_a_turned_and_shrunk_pattern_does_not_alias() -> None:
