@@ -60,7 +60,7 @@ and NTU are scaled by 2.0, too, and those of NTU turn by 10 degrees; clips of Pe
 6th or 8th frame, those of NTU do not turn and take every 6th, 8th or 10th."""
 RELEASE_ERASING = replace(RELEASE_AUGMENTATION, erase=0.5)
 """As `RELEASE_AUGMENTATION`, with rectangles erased that are as large as the authors' code draws them for Human3.6M, 20
-to 89 pixels of 256; its published loader does not read them. How often and in what colour is this package's
+to 88 pixels of 256; its published loader does not read them. How often and in what colour is this package's
 choice."""
 
 AUGMENTATIONS = {
