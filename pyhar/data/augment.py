@@ -53,12 +53,15 @@ times as large."""
 RELEASE_AUGMENTATION = replace(
     PAPER_AUGMENTATION, rotation_step=5.0, scales=(0.7, 1.0, 1.3), shift=40 / 256, shift_down=10 / 256
 )
-"""As the authors' code draws them: steps of 5 degrees, three scales, shifts of up to 40 pixels across and 10 down
-in crops of 256. All data sets are turned as far as the paper says; that code turns Penn Action by 30 degrees,
-Human3.6M by 10, and NTU by 15 or not at all."""
+"""The steps of 5 degrees, three scales, and shifts of up to 40 pixels across and 10 down of the authors' code, the same
+for all data sets, of crops of 256; that code's pixels are the picture's. It has other ranges for some: MPII is not
+shifted; Human3.6M turns by 10 degrees, is scaled by 0.8 to 1.2 and shifted by 20 and 4 pixels; stills of Penn Action
+and NTU are scaled by 2.0, too, and those of NTU turn by 10 degrees; clips of Penn Action turn by 30 and take every 4th,
+6th or 8th frame, those of NTU do not turn and take every 6th, 8th or 10th."""
 RELEASE_ERASING = replace(RELEASE_AUGMENTATION, erase=0.5)
-"""As `RELEASE_AUGMENTATION`, with the rectangles that the authors' code erases from Human3.6M. How often and how large
-is this package's choice."""
+"""As `RELEASE_AUGMENTATION`, with rectangles erased that are as large as the authors' code draws them for Human3.6M, 20
+to 88 pixels of 256; its published loader does not read them. How often and in what colour is this package's
+choice."""
 
 AUGMENTATIONS = {
     "gentle": Augmentation(),

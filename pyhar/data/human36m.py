@@ -47,7 +47,7 @@ the 17 joints that other papers evaluate. An average error over the one set is n
 SPLITS = {1: "train", 5: "train", 6: "train", 7: "train", 8: "train", 9: "test", 11: "test"}
 """The usual split by subjects."""
 WINDOW_MM = 2250.0
-"""Side of the square, at the root's depth, that a crop shows (Sec. 4.2.1)."""
+"""Side of the square, at the root's depth, that a crop shows, as in the authors' code."""
 _TOLERANCE_PX = 5.0
 
 

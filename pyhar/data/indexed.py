@@ -1,9 +1,9 @@
 """Samples out of any index: stills for pose batches, clips for action batches, in the form of `pyhar.data.sample`.
 
 The crop shows the box that the index gives, made square and larger by the index's note "box_margin"; where it gives
-none, the box of the known joints, larger by `JOINTS_MARGIN`. A clip has one crop: of the boxes of all its frames
-together. As in the embedded data, a mirrored sample lists every joint under the name it has in the mirrored picture,
-while `joints_px`, `joints_mm` and `camera` stay in the picture as it lies on disk.
+none, the box of the known joints, larger by the note "joints_margin" or by `JOINTS_MARGIN`. A clip has one crop: of the
+boxes of all its frames together. As in the embedded data, a mirrored sample lists every joint under the name it has in
+the mirrored picture, while `joints_px`, `joints_mm` and `camera` stay in the picture as it lies on disk.
 
 An index may note what its data set's protocol is, under "stills": {split: n} to take every n-th frame of a sequence as
 a still, and under "subsample" the step of evaluation clips.
@@ -43,7 +43,8 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 JOINTS_MARGIN = 0.25
-"""The crop is this share larger than the longer side of the joints' box, where the joints make the box."""
+"""The crop is this share larger than the longer side of the joints' box, where the joints make the box, unless the
+index notes another."""
 SUBSAMPLE = 6
 """Step of evaluation clips, unless the index notes another."""
 
@@ -180,7 +181,7 @@ class _Indexed(ABC):
             elif np.isfinite(box[0]):
                 found.append((box, margin))
             else:
-                found.append((_joints_box(px, one.name), JOINTS_MARGIN))
+                found.append((_joints_box(px, one.name), float(index.notes.get("joints_margin", JOINTS_MARGIN))))
         return found
 
     def _samples(self, chosen: Sequence[_Chosen]) -> list[Sample]:

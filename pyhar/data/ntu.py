@@ -102,8 +102,9 @@ _COCO = ((11, 12), (5, 6), (), (), (6,), (5,), (8,), (7,), (10,), (9,), (12,), (
 FULL_SIZE = (1920, 1080)
 USUAL_CAMERA = np.array([1060.0, 1060.0, 970.0, 550.0])
 """fx, fy, cx, cy of a Kinect's colour camera to some 30 pixels: enough for boxes, not for joints."""
-BOX_MARGIN = 0.25
-"""The crop is this share larger than the longer side of such a box."""
+MARGIN = 0.5
+"""The crop is this share larger than the longer side of the joints' box, as in the authors' code: a head's middle and
+ankles are its ends."""
 _VIDEO_FOLDERS = ("nturgb+d_rgb", "nturgbd_rgb", "rgb", "videos", ".")
 _SKELETON_FOLDERS = ("nturgb+d_skeletons", "nturgb+d_skeletons60", "skeletons", ".")
 
@@ -251,9 +252,11 @@ def _fill(
         if not taken:
             reason = f"video of {header.width} x {header.height} pixels, another shape than its joints are given in"
             builder.skip(reason if one.bodies[0].present[:length].any() else "no body within its video", one.name)
-    notes: dict[str, Any] = {"cut": cut} if cut else {}
+    notes: dict[str, Any] = {"joints_margin": MARGIN}
+    if cut:
+        notes["cut"] = cut
     if boxed:
-        notes["box_margin"] = BOX_MARGIN
+        notes["box_margin"] = MARGIN
     if scaled:
         notes["scaled"] = scaled
     if errors:

@@ -2,7 +2,8 @@
 speed over cuts.
 
 Poses: one crop per still, no mirrored copy. PCKh is taken in picture pixels, to which normalised crop coordinates go
-back through the inverse of the sample's `to_crop`; MPJPE in camera millimetres, from the same pixels, the depth (z -
+back through the inverse of the sample's `to_crop`; known joints outside the crop count, as in the data set's own
+evaluation, while the authors' code leaves them out. MPJPE in camera millimetres, from the same pixels, the depth (z -
 0.5) * 2 m + the true root's depth, and the camera. Actions, single clip: T frames around the middle of each video.
 Multi clip: clips every T / 2 frames over the whole video, each as it is and mirrored, probabilities averaged. The
 last block is the result; none is chosen by its score.

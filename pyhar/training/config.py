@@ -121,8 +121,8 @@ class DataConfig:
     """Where clips come from: one data set for each of the network's classifiers, which get its classes."""
     augmentation: Literal["auto", "gentle", "paper", "release"] = "auto"
     """How far training samples are turned, scaled and shifted (see `pyhar.data.augment`). auto: gentle for synthetic,
-    the paper's ranges for data on disk. release: steps and shifts as in the authors' code, rectangles of human36m
-    erased.
+    the paper's ranges for data on disk. release: the steps, scales and shifts of the authors' code, one set for all
+    data sets; rectangles of human36m erased.
     """
     size: int = 0
     """Use this many samples of each; 0: all."""
@@ -315,6 +315,9 @@ _OFF = StageConfig(enabled=False)
 def _penn(loss: LossConfig) -> StagesConfig:
     """Sec. 4.2.3: RMSprop; 2 epochs of actions, 30 of both with steps at 15 and 25, a few more decoupled at the last
     rate.
+
+    An epoch is a pass over the clips. That of the authors' script is 3,707 batches of clips, some 12 passes, and its 30
+    epochs begin with the 2 of actions.
     """
     rmsprop = OptimizerConfig()
     joint = ScheduleConfig("step", milestones=(15 / 30, 25 / 30))
@@ -329,7 +332,11 @@ def _penn(loss: LossConfig) -> StagesConfig:
 
 
 def _ntu(loss: LossConfig) -> StagesConfig:
-    """Sec. 4.2.3: SGD; 50 epochs of actions, 60 of both with steps at 50 and 55, a few decoupled at the last rate."""
+    """Sec. 4.2.3: SGD; 50 epochs of actions, 60 of both with steps at 50 and 55, a few decoupled at the last rate.
+
+    The paper trains both until scores do not rise any more. The authors' script goes on counting: it trains both from
+    the end of the 50 epochs of actions on, at a tenth of their rate.
+    """
     sgd = OptimizerConfig("sgd", lr=0.01, momentum=0.9)
     joint = ScheduleConfig("step", milestones=(50 / 60, 55 / 60))
     return StagesConfig(

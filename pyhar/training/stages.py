@@ -44,7 +44,9 @@ def prepare(model: SPNet, name: StageName) -> None:
 def make_optimizer(model: SPNet, config: OptimizerConfig) -> Optimizer:
     """The optimiser over all weights that train in this stage.
 
-    A weight without a gradient at a step (the action part on a pose batch) is left as it is by that step.
+    A weight without a gradient at a step (the action part on a pose batch) is left as it is by that step. The tasks of
+    a stage share its running means, so that RMSprop weighs their losses as configured. In the authors' code each task
+    has its own, and RMSprop does not feel the weight of the action loss.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [

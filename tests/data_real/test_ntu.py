@@ -82,6 +82,15 @@ def test_owners_files(tmp_path: Path) -> None:
         read(tmp_path, protocol="crossview")
 
 
+def test_crops_are_half_as_large_again_as_the_joints(tmp_path: Path) -> None:
+    writer.write_owners(tmp_path, {ONE: [writer.track(8, seed=1)]})
+    prepare("ntu", tmp_path, progress=False)
+    for kind in ("pose", "clips"):
+        sample = registry.build("ntu", "test", kind, root=tmp_path, image_size=32, augment=False)[0]
+        x1, y1, x2, y2 = sample["box"].tolist()
+        assert 1 / float(sample["to_crop"][0, 0]) == pytest.approx(1.5 * max(x2 - x1, y2 - y1))
+
+
 def test_camera_is_the_pinhole_between_two_real_cameras(tmp_path: Path) -> None:
     # The colour camera stands 52 mm beside the other and is turned a little, as in a Kinect.
     track = writer.track(8, side=0.3)
@@ -421,6 +430,8 @@ def test_clips_of_a_pickle_without_pixels(tmp_path: Path, size: tuple[int, int])
     np.testing.assert_allclose(sample["box"], [*px.min((0, 1)), *px.max((0, 1))], rtol=0, atol=30 * size[0] / 1920)
     normalised = px @ sample["to_crop"].numpy()[:2, :2].T + sample["to_crop"].numpy()[:2, 2]
     assert ((normalised > 0.03) & (normalised < 0.97)).all()
+    x1, y1, x2, y2 = sample["box"].tolist()
+    assert 1 / float(sample["to_crop"][0, 0]) == pytest.approx(1.5 * max(x2 - x1, y2 - y1))
     with pytest.raises(UserError, match="no joints of layout 'pa17' in pixels"):
         registry.build("ntu", "test", "pose", root=tmp_path, augment=True)
 
