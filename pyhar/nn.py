@@ -1,8 +1,8 @@
 """The operators of `pyhar.ops` as modules, and drop-ins for the soft-argmax functions and modules people already use.
 
 The modules `SpatialSoftmax`, `SoftArgmax2d`, `PoseDecoder` and `AppearancePooling` take the inverse temperature `beta`
-as a number, as a tensor () or (J,), which becomes a buffer, or as an `nn.Parameter` of such a shape, which is learnt.
-Their `backend` names the backend that must serve them; None takes the fastest that can.
+as a number, as a tensor (), (1,) or (J,), which becomes a buffer, or as an `nn.Parameter` of such a shape, which is
+learnt. Their `backend` names the backend that must serve them; None takes the fastest that can.
 
 The drop-ins keep the signature and the values of what they replace, but for what their docstrings say, and for one
 difference: coordinates of half-precision maps are computed and returned in float32.

@@ -4,8 +4,8 @@ This docstring is the contract of every operator and of every backend; the modul
 PyTorch.
 
 Symbols: heat-map logits H (B, J, Y, X), depth logits D of the same shape, features F (B, C, Y, X); B may be 0, the
-other sizes are at least 1; Y counts rows, X columns. `beta` (inverse temperature) is a finite number, or a 0-d or (J,)
-tensor that may require grad.
+other sizes are at least 1; Y counts rows, X columns. `beta` (inverse temperature) is a finite number, or a tensor
+(), (1,) or (J,) that may require grad.
 
 - `spatial_softmax`: h = exp(beta*H - max) / sum, over each plane
 - `soft_argmax`: (x, y) = (sum h*gx, sum h*gy), gx and gy from the `grid` convention (Eq. 8)

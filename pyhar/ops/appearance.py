@@ -20,7 +20,7 @@ def pool_appearance(
     Args:
         logits: heat maps (B, J, Y, X), floating point; -inf masks a pixel out.
         features: (B, C, Y, X), floating point.
-        beta: inverse temperature, a finite number or a tensor () or (J,).
+        beta: inverse temperature, a finite number or a tensor (), (1,) or (J,).
         backend: name of the backend that must serve the call; None takes the fastest that can.
 
     Returns:

@@ -16,7 +16,7 @@ def spatial_softmax(logits: Tensor, *, beta: float | Tensor = 1.0, backend: str 
 
     Args:
         logits: heat maps (B, J, Y, X), floating point; -inf masks a pixel out.
-        beta: inverse temperature, a finite number or a tensor () or (J,).
+        beta: inverse temperature, a finite number or a tensor (), (1,) or (J,).
         backend: name of the backend that must serve the call; None takes the fastest that can.
 
     Returns:

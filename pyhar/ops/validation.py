@@ -53,7 +53,7 @@ def check_features(features: Tensor, maps: Tensor) -> None:
 
 
 def check_beta(beta: Any, logits: Tensor) -> None:
-    """Raise unless `beta` is a finite number, or a floating-point tensor () or (J,) on the device of `logits`."""
+    """Raise unless `beta` is a finite number, or a floating-point tensor (), (1,) or (J,) on the device of `logits`."""
     if type(beta) is float and -math.inf < beta < math.inf:
         return
     if isinstance(beta, Tensor):
@@ -61,11 +61,11 @@ def check_beta(beta: Any, logits: Tensor) -> None:
             raise TypeError(f"beta: expected type float16, bfloat16, float32 or float64, got {_type(beta)}")
         if beta.layout is not torch.strided:
             raise TypeError(f"beta: expected a dense tensor, got layout {beta.layout}; beta.to_dense() makes one")
-        if beta.dim() > 1 or (beta.dim() == 1 and beta.shape[0] != logits.shape[1]):
-            raise ValueError(f"beta: expected shape () or (J,) = ({logits.shape[1]},), got {tuple(beta.shape)}")
+        if beta.dim() > 1 or (beta.dim() == 1 and beta.shape[0] not in (1, logits.shape[1])):
+            raise ValueError(f"beta: expected shape (), (1,) or (J,) = ({logits.shape[1]},), got {tuple(beta.shape)}")
         _check_device("beta", beta, logits)
     elif isinstance(beta, bool) or not isinstance(beta, numbers.Real):
-        raise TypeError(f"beta: expected a number or a tensor () or (J,), got {type(beta).__name__}")
+        raise TypeError(f"beta: expected a number or a tensor (), (1,) or (J,), got {type(beta).__name__}")
     elif not -math.inf < float(beta) < math.inf:
         raise ValueError(f"beta: expected a finite number, got {beta}")
 

@@ -104,7 +104,9 @@ def test_grids_and_confidences(grid: str, confidence: str, layout: str, backend:
 
 
 @pytest.mark.parametrize(
-    "beta", [0.25, 4, 0.0, -1.5, torch.tensor(2.5), torch.tensor(0.0), torch.tensor([0.5, 0.0, -2.0])], ids=str
+    "beta",
+    [0.25, 4, 0.0, -1.5, torch.tensor(2.5), torch.tensor(0.0), torch.tensor([0.5]), torch.tensor([0.5, 0.0, -2.0])],
+    ids=str,
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
