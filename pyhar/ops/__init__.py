@@ -14,6 +14,17 @@ other sizes are at least 1; Y counts rows, X columns. `beta` (inverse temperatur
 - `decode_pose_and_appearance`: both of the last two
 - `expectation`, `pool_appearance_from_probs`: the same for maps that are probabilities already
 
+Grids: the coordinate of the pixel of index i on an axis of n pixels, and whose code has the same.
+
+- "corners": i / (n-1), first and last pixel centre at 0 and 1; the authors' release
+- "unit": i / n; Eq. 8, MMPose's integral regression, and integral human pose, which subtracts 0.5 from it
+- "centers": (i + 0.5) / n, picture edges at 0 and 1
+- "pixels": i; kornia and dsntnn when not normalised, learnable triangulation
+- "ndc_corners": 2*i / (n-1) - 1; kornia, the spatial softmax of robot-learning code
+- "ndc_centers": (2*i + 1) / n - 1, picture edges at -1 and 1; dsntnn
+
+Where n is 1, "corners" is 0 and "ndc_corners" is -1. x counts columns and comes first.
+
 Of another kind are the network's convolutions: `depthwise_conv` for training, and its units in inference form, of which
 `pyhar.ops.units` is the definition.
 

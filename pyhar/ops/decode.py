@@ -37,7 +37,7 @@ def soft_argmax(
     Args:
         logits: heat maps (B, J, Y, X), floating point; -inf masks a pixel out.
         beta: inverse temperature, a finite number or a tensor (), (1,) or (J,).
-        grid: "corners", "unit", "centers", "pixels", "ndc_corners" or "ndc_centers"; see `pyhar.ops.grid`.
+        grid: "corners", "unit", "centers", "pixels", "ndc_corners" or "ndc_centers"; see `pyhar.ops`.
         backend: name of the backend that must serve the call; None takes the fastest that can.
 
     Returns:

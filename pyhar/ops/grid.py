@@ -1,4 +1,4 @@
-"""Grid conventions: which coordinate the pixel of index i has along an axis of n pixels."""
+"""Grid conventions: which coordinate the pixel of index i has along an axis of n pixels; `pyhar.ops` lists them."""
 
 from __future__ import annotations
 

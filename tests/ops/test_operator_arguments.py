@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from pyhar import ops
 from pyhar.errors import UserError
+from pyhar.ops.grid import GRIDS
 
 H = torch.zeros(2, 3, 4, 5)
 F = torch.zeros(2, 6, 4, 5)
@@ -125,6 +127,16 @@ def test_grid(operator: str) -> None:
         TypeError,
         "grid: expected one of corners, unit, centers, pixels, ndc_corners, ndc_centers, got None",
     )
+
+
+def test_the_documented_grids_are_those_computed() -> None:
+    documented = dict(re.findall(r'^- "(\w+)": ([^,;]+)', ops.__doc__, re.MULTILINE))
+    assert documented.keys() == GRIDS.keys()
+    one_pixel = torch.full((1, 1, 4, 5), -math.inf)
+    one_pixel[..., 2, 3] = 0
+    for grid, formula in documented.items():
+        expected = [eval(formula, {"i": i, "n": n}) for i, n in ((3, 5), (2, 4))]
+        torch.testing.assert_close(ops.soft_argmax(one_pixel, grid=grid)[0, 0], torch.tensor(expected).float())
 
 
 @pytest.mark.parametrize("operator", ["decode_pose", "decode_pose_and_appearance"])
