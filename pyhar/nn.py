@@ -11,6 +11,7 @@ difference: coordinates of half-precision maps are computed and returned in floa
 from __future__ import annotations
 
 import numbers
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pyhar import ops
+from pyhar.errors import shown
 from pyhar.ops.grid import axis, check_grid
 from pyhar.ops.validation import check_confidence, check_maps
 
@@ -141,6 +143,7 @@ def dsnt(heatmaps: Tensor, normalized_coordinates: bool = True) -> Tensor:
     Raises:
         TypeError, ValueError: `heatmaps` has the wrong type or shape.
     """
+    check_maps("heatmaps", heatmaps, "L")
     return ops.expectation(heatmaps, grid="ndc_centers" if normalized_coordinates else "pixels")
 
 
@@ -149,9 +152,11 @@ class SpatialSoftmaxKeypoints(nn.Module):
 
     Features (B, C, H, W) -> keypoints x, y (B, K, 2) in [-1, 1], the pixel centres of the corners lying at -1 and 1.
     Weights saved by those modules load: the convolution has their name, and their coordinate grids are ignored.
+    Other code has one row a picture: `keypoints.flatten(1)` is x1, y1, x2, ..., `keypoints.mT.flatten(1)` all x before
+    all y, and `keypoints.flip(-1).flatten(1)` that of TensorFlow's `contrib.layers.spatial_softmax`, y before x.
 
     Args:
-        input_shape: (C, H, W) of the features.
+        input_shape: (C, H, W) of the features; H and W may be others when called.
         num_kp: number of keypoints K, made by a 1x1 convolution; None takes each channel for a keypoint (it is the
             default here and in LeRobot, where in robomimic 32 is).
         temperature: positive number that divides the maps before the softmax.
@@ -160,7 +165,7 @@ class SpatialSoftmaxKeypoints(nn.Module):
         noise_std: in training, keypoints get normal noise of this standard deviation.
 
     Raises:
-        TypeError, ValueError: `input_shape` is not three sizes, `num_kp` is less than 1, the temperature is not a
+        TypeError, ValueError: `input_shape` is not three sizes, `num_kp` is not 1 or more, the temperature is not a
             positive number, or the noise is negative; on a call, the features have not C channels.
     """
 
@@ -176,17 +181,19 @@ class SpatialSoftmaxKeypoints(nn.Module):
         noise_std: float = 0.0,
     ) -> None:
         super().__init__()
-        if isinstance(input_shape, int) or len(input_shape) != 3:
-            raise ValueError(f"input_shape: expected (C, H, W), got {input_shape}")
-        if num_kp is not None and num_kp < 1:
-            raise ValueError(f"num_kp: expected 1 or more, or None for one of each channel, got {num_kp}")
+        try:
+            self.input_shape = tuple(operator.index(n) for n in input_shape)
+            channels, _, _ = self.input_shape
+        except (TypeError, ValueError):
+            raise ValueError(f"input_shape: expected (C, H, W), got {shown(input_shape)}") from None
+        if num_kp is not None and not (hasattr(num_kp, "__index__") and num_kp >= 1):
+            raise ValueError(f"num_kp: expected 1 or more, or None for one of each channel, got {shown(num_kp)}")
         _check_temperature(temperature)
+        _check_number("noise_std", noise_std)
         if not noise_std >= 0:
             raise ValueError(f"noise_std: expected 0 or more, got {noise_std}")
         self.output_variance = output_variance
         self.noise_std = noise_std
-        self.input_shape = tuple(input_shape)
-        channels = self.input_shape[0]
         self.num_kp = channels if num_kp is None else num_kp
         self.nets = None if num_kp is None else nn.Conv2d(channels, num_kp, kernel_size=1)
         initial = torch.full((1,), float(temperature))
@@ -242,8 +249,12 @@ def _inverse(temperature: float | Tensor, maps: Tensor) -> float | Tensor:
     return 1.0 / temperature
 
 
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+
+
 def _check_temperature(temperature: Any) -> None:
-    if isinstance(temperature, bool) or not isinstance(temperature, numbers.Real):
-        raise TypeError(f"temperature: expected a number, got {type(temperature).__name__}")
+    _check_number("temperature", temperature)
     if not float(temperature) > 0:
         raise ValueError(f"temperature: expected a positive number, got {temperature}")

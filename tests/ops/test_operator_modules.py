@@ -105,6 +105,11 @@ def test_dsnt_has_the_values_of_dsntnn(options: dict[str, Any], expected: Any) -
     torch.testing.assert_close(dsnt(probs, **options), torch.tensor(expected), rtol=1e-5, atol=1e-6)
 
 
+def test_dsnt_names_its_argument() -> None:
+    with pytest.raises(ValueError, match=r"^heatmaps: expected shape \(B, L, Y, X\) .* got \(2, 3, 4, 5, 6\)"):
+        dsnt(torch.zeros(2, 3, 4, 5, 6))
+
+
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"normalized_coordinates": False}], ids=str)
 def test_spatial_soft_argmax2d_beside_kornia(options: Any, make_inputs: Any) -> None:
     kornia = pytest.importorskip("kornia", minversion="0.9", exc_type=ImportError)
@@ -174,9 +179,15 @@ def test_keypoints_refuse_wrong_arguments() -> None:
         SpatialSoftmaxKeypoints((4, 7, 9))(torch.zeros(1, 3, 7, 9))
     with pytest.raises(TypeError, match=r"features: expected a tensor \(B, C, Y, X\), got NoneType"):
         SpatialSoftmaxKeypoints((4, 7, 9))(None)
-    with pytest.raises(ValueError, match="input_shape: expected"):
-        SpatialSoftmaxKeypoints(4)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="num_kp: expected 1 or more"):
-        SpatialSoftmaxKeypoints((4, 7, 9), num_kp=0)
+    shapes: tuple[Any, ...] = (4, np.int64(4), None, (4.0, 7, 9), "479", (4, 7, 9, 1))
+    for shape in shapes:
+        with pytest.raises(ValueError, match="input_shape: expected"):
+            SpatialSoftmaxKeypoints(shape)
+    counts: tuple[Any, ...] = (0, 3.0, "3")
+    for count in counts:
+        with pytest.raises(ValueError, match="num_kp: expected 1 or more"):
+            SpatialSoftmaxKeypoints((4, 7, 9), num_kp=count)
+    with pytest.raises(TypeError, match="noise_std: expected a number, got NoneType"):
+        SpatialSoftmaxKeypoints((4, 7, 9), noise_std=None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="temperature: expected a number, got NoneType"):
         SpatialSoftmaxKeypoints((4, 7, 9), temperature=None)  # type: ignore[arg-type]
