@@ -36,8 +36,9 @@ the type of their tensor.
 A logit of -inf is a mask: its pixel has probability 0 whatever `beta` is, and no gradient. A plane that is wholly -inf,
 or holds a NaN, gives NaN for that plane alone. The pixels that tie for a confidence share its gradient equally.
 
-Forward-mode derivatives (`torch.func.jvp` and its kin), `torch.jit.trace`, and transforms of `torch.func` inside
-`torch.compile` are served by plain PyTorch.
+Forward-mode derivatives (`torch.func.jvp` and its kin), `torch.jit.trace`, `torch.onnx.export`, and transforms of
+`torch.func` inside `torch.compile` are served by plain PyTorch. A program of `torch.export` holds the operators of the
+backend that serves; inside `use_backend("eager")` it holds PyTorch's alone.
 
 Every operator takes `backend=`; see `pyhar.ops.dispatch` for how a backend is chosen. Wrong arguments raise TypeError
 or ValueError (`pyhar.errors.UserError` for unknown names and backends) that name the argument, before anything is

@@ -16,7 +16,7 @@ The backend of a call: the argument `backend`, else the one asked for by `use_ba
 PYHAR_BACKEND (read when pyhar is imported), else the first of `BACKENDS` that is made for the tensors' device and can
 serve it. A backend that was asked for and cannot serve the call is an error; but for the operators of `LAYERS`, which
 not every backend has: asked for from outside of the call, it serves those that it can. Forward-mode derivatives,
-`torch.jit.trace` and transforms of `torch.func` inside `torch.compile` know "eager" alone.
+`torch.jit.trace`, `torch.onnx.export` and transforms of `torch.func` inside `torch.compile` know "eager" alone.
 """
 
 from __future__ import annotations
@@ -217,6 +217,8 @@ def _needs_eager(compiling: bool) -> str | None:
         return "it has no forward-mode derivatives"
     if torch._C._is_tracing():
         return "torch.jit.trace would take its results for constants"
+    if compiling and torch.onnx.is_in_onnx_export():
+        return "ONNX has no such operator"
     if compiling and torch._C._are_functorch_transforms_active():
         return "torch.compile does not take it inside a transform of torch.func"
     return None

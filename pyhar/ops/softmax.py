@@ -51,7 +51,7 @@ def _scaled(logits: Tensor, beta: float | Tensor) -> Tensor:
         return below * beta
     if isinstance(beta, Tensor):
         beta = beta.to(logits.dtype)[..., None, None]
-    masked = below.isneginf()
+    masked = below == -math.inf  # not isneginf, which the older of the ONNX exporters does not know
     return (below.masked_fill(masked, 0.0) * beta).masked_fill(masked, -math.inf)
 
 

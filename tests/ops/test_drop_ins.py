@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -117,3 +118,17 @@ def test_noise_and_covariances_of_the_robot_learning_module() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="noise_std: expected 0 or more, got -1"):
         SpatialSoftmaxKeypoints((8, 5, 6), noise_std=-1)
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_the_robot_learning_module_is_written_to_onnx(dynamo: bool) -> None:
+    from pyhar.nn import SpatialSoftmaxKeypoints
+
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    module = SpatialSoftmaxKeypoints((8, 5, 6), num_kp=4, learnable_temperature=True).eval()
+    features, file = torch.randn(3, 8, 5, 6), BytesIO()
+    torch.onnx.export(module, (features,), file, dynamo=dynamo, input_names=["features"], verbose=False)
+    (found,) = onnxruntime.InferenceSession(file.getvalue()).run(None, {"features": features.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), module(features).detach(), rtol=1e-5, atol=1e-6)
