@@ -346,4 +346,5 @@ def _folder(found: Record) -> Path:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a session told to end takes its step along
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # steps would ignore it where a shell's `&` or nohup does
     raise SystemExit(main())

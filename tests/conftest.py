@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import signal
 from collections import Counter
 
 # As on the command lines (pyhar/cli.py), and for the same reason; read when PyTorch is first imported.
@@ -27,6 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "pyhar is not installed for this Python; run `pip install -c constraints.txt -e .` first"
         )
+    # A shell's `&` and nohup have it ignored, and so would the programs that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(2, os.cpu_count() or 1))
 
