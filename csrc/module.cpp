@@ -1,5 +1,5 @@
-// The Python module pyhar._native: with tensors.h the only file under csrc/ that knows Python. None is compiled with
-// PyTorch.
+// The Python module pyhar._native: with tensors.h what knows Python beside the module of csrc/autograd/. It is compiled
+// without PyTorch.
 // pyhar/_native.pyi says the same names in Python's words.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpu/features.h"
+#include "cpu/lent.h"
 #include "cpu/parallel.h"
 #include "cpu/problem.h"
 #include "cpu/recording.h"
@@ -119,6 +120,14 @@ void cpu_backward(const Tensor& logits, const Tensor& features, const Tensor& de
     const Running running;
     kernels.backward(p, out);
 }
+
+// What pyhar._autograd calls instead of the two above.
+const pyhar::Lent lent = {
+    [](const pyhar::Problem& p, const pyhar::ForwardOutputs& out) { pyhar::kernels().forward(p, out); },
+    [](const pyhar::Problem& p, const pyhar::Gradients& out) { pyhar::kernels().backward(p, out); },
+    &pyhar::shares_threads,
+    &pyhar::set_max_threads,
+};
 
 // The gradients of weights, contiguous (C, 1, k, k), and of maps.
 void cpu_depthwise_backward(const Tensor& x, const Tensor& weight, const Tensor& g, const Tensor& d_x,
@@ -262,6 +271,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("cpu_upsampling_unit", &cpu_upsampling_unit, "Twice the sides; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_stem_unit", &cpu_stem_unit, "A stem; see kernels/cpu_units.py, its only caller.");
     m.def("cpu_pooling_unit", &cpu_pooling_unit, "A pooling unit; see kernels/cpu_units.py, its only caller.");
+    m.attr("lent") = py::capsule(&lent, pyhar::Lent::capsule);
     py::class_<pyhar::Recording>(m, "Recording", "Units and forwards that a thread launches, to be repeated; see recording.h.")
         .def(py::init<>())
         .def("begin", &pyhar::Recording::begin, "Keep what this thread launches from now on.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyhar.ops import native_calls
 from pyhar.ops.decode import DecodedPose, decode_probabilities
 from pyhar.ops.dispatch import computing_type, register, run
 from pyhar.ops.grid import check_grid
@@ -30,6 +31,10 @@ def pool_appearance(
         TypeError, ValueError: an argument has the wrong type, shape, device or value.
         UserError: the backend asked for cannot serve the call.
     """
+    served = native_calls.decode(backend, logits, features, None, beta, False)
+    if served is not None and served[3] is not None:  # there were features
+        appearance: Tensor = served[3]
+        return appearance
     check_maps("logits", logits)
     check_features(features, logits)
     check_beta(beta, logits)
@@ -50,6 +55,10 @@ def pool_appearance_from_probs(probs: Tensor, features: Tensor, *, backend: str 
     Raises:
         TypeError, ValueError, UserError: as for `pool_appearance`.
     """
+    served = native_calls.decode(backend, probs, features, None, 1.0, True)
+    if served is not None and served[3] is not None:  # there were features
+        appearance: Tensor = served[3]
+        return appearance
     check_maps("probs", probs)
     check_features(features, probs)
     return run("pool_appearance_from_probs", backend, probs, features)
@@ -69,6 +78,9 @@ def decode_pose_and_appearance(
 
     Args, Raises: as for those two.
     """
+    served = native_calls.decode(backend, logits, features, depth_logits, beta, False, grid, confidence)
+    if served is not None and served[3] is not None:  # there were features
+        return DecodedPose(*served[:3]), served[3]
     check_maps("logits", logits)
     check_features(features, logits)
     check_depth(depth_logits, logits)

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyhar.ops import native_calls
 from pyhar.ops.appearance import pool
 from pyhar.ops.decode import DecodedPose, coordinates, depth, peak
 from pyhar.ops.dispatch import computing_type, register, register_backend
@@ -49,8 +50,8 @@ KERNELS: dict[str, ModuleType] = {}
 def add_backend(backend: str, kernels: ModuleType) -> None:
     """Define the operators of `backend`, whose launchers are those of `kernels`, and register them for dispatch."""
     KERNELS[backend] = kernels
-    softmax = _softmax(backend)
-    decode = _decode(backend)
+    softmax, differentiate_softmax = _softmax(backend)
+    decode, differentiate_decode = _decode(backend)
     register_backend(backend, lambda: KERNELS[backend].why_unusable())
 
     def join(operator: str, function: Callable[..., Any], maps: Callable[..., tuple[Tensor | None, ...]]) -> None:
@@ -102,6 +103,9 @@ def add_backend(backend: str, kernels: ModuleType) -> None:
         xy, z, c, appearance, _ = decode(logits, features, depth_logits, *split, grid, confidence, False)
         return DecodedPose(xy, None if depth_logits is None else z, c), appearance
 
+    if backend == "cpu":
+        native_calls.bind(_lines, differentiate_decode, differentiate_softmax)
+
     join("decode_pose", decode_pose, lambda logits, depth, beta, *_: (logits, None, depth, beta))
     join(
         "decode_pose_and_appearance",
@@ -120,7 +124,9 @@ def _split(beta: float | Tensor, logits: Tensor, *others: Tensor | None) -> tupl
 # --- the softmax
 
 
-def _softmax(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
+def _softmax(backend: str) -> tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., tuple[Tensor | None, ...]]]:
+    """Define the operators; return what calls them, and what `native_calls.bind` calls `differentiate_softmax`."""
+
     def allocate(logits: Tensor, beta: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
         return torch.empty_like(logits), _per_plane(logits, computing_type(logits), 2)
 
@@ -158,6 +164,13 @@ def _softmax(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
         d_logits, d_beta = gradient(logits, beta, ctx.scale, stats, probs, g_probs, needs)
         return *_wanted((d_logits, d_beta), needs), None
 
+    def differentiate_saved(
+        saved: Sequence[Tensor | None], numbers: Sequence[float], names: Sequence[str], needs: Sequence[bool],
+        upstream: Sequence[Tensor | None],
+    ) -> tuple[Tensor | None, ...]:  # fmt: skip
+        ctx = SimpleNamespace(saved_tensors=saved, scale=numbers[0], needs_input_grad=needs)
+        return differentiate(ctx, upstream[0], None)[:2]
+
     def save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         logits, beta, ctx.scale, _, _, g_probs, ctx.needs = inputs
         ctx.save_for_backward(logits, beta, g_probs)
@@ -179,7 +192,7 @@ def _softmax(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
         save_backward,
         differentiate_backward,
     )
-    return function
+    return function, differentiate_saved
 
 
 # --- everything that is read out of maps
@@ -220,7 +233,9 @@ def _lines(grid: str | None, y: int, x: int) -> tuple[float, float, float, float
     return (1.0, 0.0, 1.0, 0.0) if grid is None else (*line(grid, x), *line(grid, y))
 
 
-def _decode(backend: str) -> Callable[..., tuple[Any, ...]]:
+def _decode(backend: str) -> tuple[Callable[..., tuple[Any, ...]], Callable[..., tuple[Tensor | None, ...]]]:
+    """Define the operators; return what calls them, and what `native_calls.bind` calls `differentiate_decode`."""
+
     # What follows is written out, with few calls: once a kernel has filled the caches, each function that is called in
     # Python costs a microsecond or two.
     def allocate(
@@ -301,6 +316,15 @@ def _decode(backend: str) -> Callable[..., tuple[Any, ...]]:
         grads = gradient(*tensors, *ctx.options, stats, xy, z, *flowing, needs)
         return *_wanted(grads, needs), *(None,) * _OPTIONS
 
+    def differentiate_saved(
+        saved: Sequence[Tensor | None], numbers: Sequence[float], names: Sequence[str], needs: Sequence[bool],
+        upstream: Sequence[Tensor | None],
+    ) -> tuple[Tensor | None, ...]:  # fmt: skip
+        grid, confidence, normalised = names
+        options = numbers[0], grid or None, confidence or None, bool(normalised)
+        ctx = SimpleNamespace(saved_tensors=saved, options=options, needs_input_grad=needs)
+        return differentiate(ctx, *upstream)[:_INPUTS]
+
     def save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         maps, (_, _, _, *upstream, ctx.needs) = inputs[: len(_Maps._fields)], inputs[len(_Maps._fields) :]
         ctx.options = maps[_INPUTS:]
@@ -323,7 +347,7 @@ def _decode(backend: str) -> Callable[..., tuple[Any, ...]]:
         save_backward,
         differentiate_backward,
     )
-    return function
+    return function, differentiate_saved
 
 
 # --- what both share

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pyhar.ops import native_calls
 from pyhar.ops.dispatch import computing_type, register, run
 from pyhar.ops.grid import axis, check_grid
 from pyhar.ops.softmax import probabilities
@@ -47,6 +48,10 @@ def soft_argmax(
         TypeError, ValueError: an argument has the wrong type, shape, device or value.
         UserError: the grid is unknown, or the backend asked for cannot serve the call.
     """
+    served = native_calls.decode(backend, logits, None, None, beta, False, grid)
+    if served is not None:
+        xy: Tensor = served[0]
+        return xy
     check_maps("logits", logits)
     check_beta(beta, logits)
     check_grid(grid)
@@ -67,6 +72,10 @@ def expectation(probs: Tensor, *, grid: str = "corners", backend: str | None = N
     Raises:
         TypeError, ValueError, UserError: as for `soft_argmax`.
     """
+    served = native_calls.decode(backend, probs, None, None, 1.0, True, grid)
+    if served is not None:
+        xy: Tensor = served[0]
+        return xy
     check_maps("probs", probs)
     check_grid(grid)
     return run("expectation", backend, probs, grid)
@@ -96,6 +105,9 @@ def decode_pose(
         TypeError, ValueError: an argument has the wrong type, shape, device or value.
         UserError: the grid or the confidence is unknown, or the backend asked for cannot serve the call.
     """
+    served = native_calls.decode(backend, logits, None, depth_logits, beta, False, grid, confidence)
+    if served is not None:
+        return DecodedPose(*served[:3])
     check_maps("logits", logits)
     check_depth(depth_logits, logits)
     check_beta(beta, logits)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from pyhar.ops import native_calls
 from pyhar.ops.dispatch import computing_type, register, run
 from pyhar.ops.validation import check_beta, check_maps
 
@@ -26,6 +27,9 @@ def spatial_softmax(logits: Tensor, *, beta: float | Tensor = 1.0, backend: str 
         TypeError, ValueError: an argument has the wrong type, shape, device or value.
         UserError: the backend asked for cannot serve the call.
     """
+    served = native_calls.softmax(backend, logits, beta)
+    if served is not None:
+        return served
     check_maps("logits", logits)
     check_beta(beta, logits)
     return run("spatial_softmax", backend, logits, beta)

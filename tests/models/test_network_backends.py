@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,14 +13,14 @@ import torch
 from pyhar import ops
 from pyhar.errors import UserError
 from pyhar.models import SPNet, SPNetConfig, get_preset
-from pyhar.ops import compiled, dispatch
+from pyhar.ops import compiled, dispatch, native_calls
 
 CONFIG = dataclasses.replace(get_preset("small"), image_size=64, clip_frames=4)
 LAUNCHERS = ("softmax_forward", "softmax_backward", "decode_forward", "decode_backward")
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the launchers of the C++ backend that were called, in order."""
     kernels = compiled.KERNELS["cpu"]
     if kernels.why_unusable() is not None:
@@ -37,7 +37,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     spies = {name: spy(name) for name in LAUNCHERS}
     spied = SimpleNamespace(why_unusable=kernels.why_unusable, why_not=kernels.why_not, **spies)
     monkeypatch.setitem(compiled.KERNELS, "cpu", spied)
-    return calls
+    with native_calls.set_aside():
+        yield calls
 
 
 def outputs(model: SPNet, frames: torch.Tensor) -> list[torch.Tensor]:

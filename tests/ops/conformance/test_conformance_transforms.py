@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from pyhar import ops
-from pyhar.ops import compiled
+from pyhar.ops import compiled, native_calls
 
 SMALL = [(3, 5)]
 SHAPES = [(1, 1), (1, 4), *SMALL]  # (Y, X)
@@ -302,8 +302,9 @@ def test_the_backend_asked_for_is_the_one_that_runs(
     for operator in OPERATORS:
         ran.clear()
         inputs = make_inputs().leaves()
-        outputs = call(operator, inputs, compiled_backend)
-        torch.autograd.grad(sum(o.sum() for o in outputs.values()), inputs.logits)
+        with native_calls.set_aside():
+            outputs = call(operator, inputs, compiled_backend)
+            torch.autograd.grad(sum(o.sum() for o in outputs.values()), inputs.logits)
         kind = "softmax" if operator == "spatial_softmax" else "decode"
         assert ran == [(compiled_backend, f"{kind}_forward"), (compiled_backend, f"{kind}_backward")], operator
 
