@@ -78,7 +78,11 @@ class BuildNative(build_ext):
         below = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         for variables in (os.environ, below):
             found = subprocess.run(
-                [sys.executable, "-c", DESCRIBE_PYTORCH], capture_output=True, text=True, env=variables, cwd=ROOT / "csrc"
+                [sys.executable, "-c", DESCRIBE_PYTORCH],
+                capture_output=True,
+                text=True,
+                env=variables,
+                cwd=ROOT / "csrc",
             )
             if found.returncode == 0:
                 break

@@ -21,13 +21,14 @@ def collect() -> dict[str, Any]:
     `versions`: name -> version or None where not installed. `system`: operating system and machine. `cpu`: name,
     cores this process may use, PyTorch's threads, vector instruction sets (None where the native module is missing).
     `cuda`: its devices, and why there are none. `native`: how the native module was built, or why it is missing.
+    `calls`: why calls of the CPU's operators go through Python, None where they do not.
     `backends`: name -> None if usable, else the reason it is not. `presets`: name -> the network in a few words.
     """
     import torch
 
     from pyhar.kernels import native
     from pyhar.models import PRESETS
-    from pyhar.ops import available_backends
+    from pyhar.ops import available_backends, native_calls
 
     core = native.load()
     return {
@@ -44,6 +45,7 @@ def collect() -> dict[str, Any]:
             "missing": native.why_missing(),
             **(core.build_info() | {"shares_threads": core.shares_threads()} if core else {}),
         },
+        "calls": {"missing": native_calls.why_missing()},
         "backends": available_backends(),
         "presets": {
             name: f"{c.dim}D poses of {c.num_joints} joints, {'+'.join(map(str, c.num_actions)) or 'no'} actions, "
@@ -138,6 +140,9 @@ def show(info: dict[str, Any]) -> None:
             "threads": "PyTorch's" if native["shares_threads"] else "its own",
         },
     )
+    why_longer = info["calls"]["missing"]
+    longer = f"go through Python, which takes twice the time on small maps: {why_longer}"
+    table("Calls of the CPU's operators", {"plain calls": longer if why_longer else "go straight to the kernels"})
     table("Operator backends", {n: "usable" if why is None else f"no: {why}" for n, why in info["backends"].items()})
     table("Presets", info["presets"])
 

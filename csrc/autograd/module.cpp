@@ -450,8 +450,9 @@ PyObject* py_softmax(PyObject*, PyObject* const* args, Py_ssize_t count) {
 
 PyObject* py_bind(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (count != 4) return PyErr_Format(PyExc_TypeError, "bind: expected 4 arguments, got %zd", count);
-    lent = static_cast<const pyhar::Lent*>(PyCapsule_GetPointer(args[0], pyhar::Lent::capsule));
-    if (lent == nullptr) return nullptr;
+    void* const address = PyCapsule_GetPointer(args[0], pyhar::Lent::capsule);
+    if (address == nullptr) return nullptr;
+    lent = static_cast<const pyhar::Lent*>(address);
     PyObject** const kept[] = {&lines_of, &decode_differentiated, &softmax_differentiated};
     for (int i = 0; i < 3; ++i) {
         Py_INCREF(args[i + 1]);

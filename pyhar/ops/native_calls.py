@@ -48,9 +48,7 @@ def decode(
     if torch.compiler.is_compiling():
         return None
     asked = asked_backend() if backend is None else backend
-    found: tuple[Any, Any, Any, Any] | None = _decode(
-        asked, logits, features, depth_logits, beta, normalised, *names
-    )
+    found: tuple[Any, Any, Any, Any] | None = _decode(asked, logits, features, depth_logits, beta, normalised, *names)
     return found
 
 

@@ -15,13 +15,13 @@ import pyhar
 from pyhar import info
 from pyhar.kernels import native
 from pyhar.models import PRESETS
-from pyhar.ops import available_backends
+from pyhar.ops import available_backends, native_calls
 
 
 def test_json_says_what_the_libraries_themselves_say(capsys: pytest.CaptureFixture[str]) -> None:
     assert info.main(["--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"versions", "system", "cpu", "cuda", "native", "backends", "presets"}
+    assert set(found) == {"versions", "system", "cpu", "cuda", "native", "calls", "backends", "presets"}
     assert set(found["versions"]) == {"pyhar", "python", "torch", "numpy", "opencv", "triton", "cupy"}
     assert found["versions"]["pyhar"] == pyhar.__version__
     assert found["versions"]["numpy"] == np.__version__
@@ -32,6 +32,7 @@ def test_json_says_what_the_libraries_themselves_say(capsys: pytest.CaptureFixtu
     assert set(found["presets"]) == set(PRESETS)
     assert found["cpu"]["cores"] >= 1
     assert found["native"]["missing"] == native.why_missing()
+    assert found["calls"]["missing"] == native_calls.why_missing()
     assert len(found["cuda"]["devices"]) == torch.cuda.device_count()
     assert bool(found["cuda"]["devices"]) == (found["cuda"]["missing"] is None)
 
@@ -52,6 +53,14 @@ def test_a_missing_native_module_is_reported_with_its_remedy(
     assert found["cpu"]["simd"] is None
     info.show(found)
     assert "it was not built [here]; install a compiler" in capsys.readouterr().out
+
+
+def test_calls_that_go_through_python_are_explained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(native_calls, "why_missing", lambda: "it was built for [another] PyTorch")
+    info.show(info.collect())
+    assert "it was built for [another] PyTorch" in capsys.readouterr().out
 
 
 def test_a_missing_library_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -124,6 +125,30 @@ def test_building_without_a_compiler_goes_on_and_says_so_in_one_line(
     )
     assert result.returncode == 0, result.stderr
     said = [line for line in result.stderr.splitlines() if line.startswith("pyhar: ")]
-    assert len(said) == 1
-    assert reason in said[0]
-    assert not list(tmp_path.rglob("_native*"))
+    assert len(said) == 2
+    for module, line in zip(("pyhar._native: ", "pyhar._autograd: "), said, strict=True):
+        assert module in line
+        assert reason in line
+    assert not [*tmp_path.rglob("_native*"), *tmp_path.rglob("_autograd*")]
+
+
+def test_building_before_pytorch_is_installed_leaves_out_what_needs_it(tmp_path: Path) -> None:
+    """As in a build of its own environment, which has the build's requirements alone."""
+    requirements = tmp_path / "requirements"
+    requirements.mkdir()
+    for name in ("setuptools", "_distutils_hack", "pybind11"):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            pytest.skip(f"{name} is not installed")
+        (requirements / name).symlink_to(Path(spec.origin).parent)
+    venv.create(tmp_path / "empty", symlinks=True)
+    result = subprocess.run(
+        [tmp_path / "empty" / "bin" / "python", "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path / "lib")],
+        cwd=ROOT,
+        env={**os.environ, "PYHAR_NO_CUDA": "1", "CXX": "/bin/false", "PYTHONPATH": str(requirements)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "without the native module pyhar._autograd: PyTorch is not installed yet" in result.stderr
