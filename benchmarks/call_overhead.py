@@ -28,6 +28,7 @@ from benchmarks.measure import Runnable, Stopwatch, interleave, quantiles
 from benchmarks.report import duration
 from pyhar import cli, ops
 from pyhar.errors import UserError
+from pyhar.ops import dispatch, native_calls
 
 Call = Callable[[Tensor], Tensor]
 KINDS = ("no_grad", "forward", "forward_and_backward", "no_grad_after_work", "forward_and_backward_after_work")
@@ -134,9 +135,17 @@ def backends(device: torch.device) -> tuple[dict[str, Call], dict[str, str]]:
                 reason = str(error)
             else:
                 usable[f"pyhar soft_argmax, {name}"] = call
+                if name == "cpu" and native_calls.why_missing() is None:
+                    usable["pyhar soft_argmax, cpu through Python"] = through_python
         if reason is not None:
             missing[f"pyhar soft_argmax, {name}"] = reason
     return usable, missing
+
+
+def through_python(logits: Tensor) -> Tensor:
+    """Call `soft_argmax` as where pyhar._autograd is missing, save that its arguments are not checked."""
+    xy: Tensor = dispatch.run("soft_argmax", "cpu", logits, 1.0, "corners")
+    return xy
 
 
 def measure(device: torch.device, seconds: float, calls: int = 200) -> dict[str, dict[str, dict[str, float]]]:

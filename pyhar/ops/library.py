@@ -1,9 +1,10 @@
 """How a compiled function becomes an operator of `torch.library`, and the second derivative of one.
 
 Operators are made with `Library.define` and `impl`; a call with plain tensors does not go through them, but through an
-`autograd.Function` around the launchers. By `benchmarks/call_overhead.py` (forward and backward of a kernel that does
-nothing, one thread of an AMD EPYC): `torch.library.custom_op` 65 us, `Library` with `register_autograd` 50 us, an
-`autograd.Function` with `setup_context` around the operator 57 us, without it 35 us, around the launchers 28 us.
+`autograd.Function` around the launchers, or without Python at all (`pyhar.ops.native_calls`). By
+`benchmarks/call_overhead.py` (forward and backward of a kernel that does nothing, one thread of an AMD EPYC):
+`torch.library.custom_op` 65 us, `Library` with `register_autograd` 50 us, an `autograd.Function` with `setup_context`
+around the operator 57 us, without it 35 us, around the launchers 28 us.
 """
 
 from __future__ import annotations
