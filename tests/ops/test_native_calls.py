@@ -304,6 +304,16 @@ def test_batched_gradients_are_right() -> None:
         assert torch.allclose(one, torch.autograd.grad(out, logits, g, retain_graph=True)[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("operator", ["soft_argmax", "spatial_softmax"])
+def test_an_upstream_gradient_whose_negation_is_put_off(operator: str) -> None:
+    logits = maps(graph=True)
+    out = getattr(ops, operator)(logits)
+    upstream = maps(*out.shape, seed=5)
+    (expected,) = torch.autograd.grad(out, logits, -upstream, retain_graph=True)
+    (found,) = torch.autograd.grad(out, logits, torch._neg_view(upstream))
+    assert torch.equal(found, expected)
+
+
 def test_a_mode_sees_the_backward() -> None:
     names: list[str] = []
 
