@@ -92,6 +92,7 @@ class BuildNative(build_ext):
         include = Path(folder, "include")
         if not include.is_dir():
             return f"PyTorch {version} came without its headers"
+        ext.depends.append(str(include / "torch" / "csrc" / "api" / "include" / "torch" / "version.h"))
         ext.include_dirs += [str(include), str(include / "torch" / "csrc" / "api" / "include")]
         ext.library_dirs.append(str(Path(folder, "lib")))
         ext.libraries += ["c10", "torch_cpu", "torch_python"]

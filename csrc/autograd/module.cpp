@@ -6,10 +6,12 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <optional>
@@ -120,16 +122,18 @@ void take_number_of_threads() {
     if (!lent->shares_threads()) lent->set_max_threads(at::get_num_threads());
 }
 
-void launch(const pyhar::Problem& p, const pyhar::ForwardOutputs& out) {
+void launch(const char* name, const pyhar::Problem& p, const pyhar::ForwardOutputs& out) {
     if (p.size.batch == 0) return;
+    RECORD_FUNCTION(name, c10::ArrayRef<const c10::IValue>{});  // for PyTorch's profiler
     take_number_of_threads();
     const pybind11::gil_scoped_release free;
     lent->forward(p, out);
 }
 
 // Called by the autograd engine, which has no lock of Python's.
-void launch(const pyhar::Problem& p, const pyhar::Gradients& out) {
+void launch(const char* name, const pyhar::Problem& p, const pyhar::Gradients& out) {
     if (p.size.batch == 0) return;
+    RECORD_FUNCTION(name, c10::ArrayRef<const c10::IValue>{});
     take_number_of_threads();
     lent->backward(p, out);
 }
@@ -151,8 +155,21 @@ Decoded decode(const Maps& maps, const Options& options) {
     pyhar::ForwardOutputs to;
     to.xy = memory_of(out.xy), to.z = memory_of(out.z), to.confidence = memory_of(out.confidence);
     to.appearance = map_of(out.appearance);
-    launch(problem(maps, options, out.stats), to);
+    launch("pyhar::cpu_decode", problem(maps, options, out.stats), to);
     return out;
+}
+
+// The node knows the outputs that are asked for alone; this puts them, or their gradients, in the places of xy, z,
+// confidence and appearance.
+variable_list in_places(const Maps& maps, const Options& options, const variable_list& asked_for) {
+    const bool asked[] = {!options.grid.empty(), maps.depth.defined(), !options.confidence.empty(),
+                          maps.features.defined()};
+    variable_list all(4);
+    std::size_t next = 0;
+    for (std::size_t i = 0; i < 4; ++i) {
+        if (asked[i]) all[i] = asked_for[next++];
+    }
+    return all;
 }
 
 struct Softmaxed {
@@ -163,7 +180,7 @@ Softmaxed softmax(const Maps& maps, const Options& options) {
     Softmaxed out{at::empty_like(maps.logits), maps.per_plane({2})};
     pyhar::ForwardOutputs to;
     to.probs = map_of(out.probs);
-    launch(problem(maps, options, out.stats), to);
+    launch("pyhar::cpu_softmax", problem(maps, options, out.stats), to);
     return out;
 }
 
@@ -184,7 +201,12 @@ PyObject* wrapped(const variable_list& tensors) {
     PyObject* const tuple = PyTuple_New(static_cast<Py_ssize_t>(tensors.size()));
     if (tuple == nullptr) throw_python_error();
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-        PyTuple_SET_ITEM(tuple, static_cast<Py_ssize_t>(i), wrapped(tensors[i]));
+        PyObject* const one = wrapped(tensors[i]);
+        if (one == nullptr) {
+            Py_DECREF(tuple);
+            throw_python_error();
+        }
+        PyTuple_SET_ITEM(tuple, static_cast<Py_ssize_t>(i), one);
     }
     return tuple;
 }
@@ -194,7 +216,9 @@ variable_list in_python(PyObject* function, const variable_list& saved, const st
                         const std::vector<std::string>& names, const std::vector<bool>& needs,
                         const variable_list& upstream) {
     const pybind11::gil_scoped_acquire lock;
-    const auto tensors = [](const variable_list& list) { return pybind11::reinterpret_steal<pybind11::object>(wrapped(list)); };
+    const auto tensors = [](const variable_list& list) {
+        return pybind11::reinterpret_steal<pybind11::object>(wrapped(list));
+    };
     pybind11::tuple flags(needs.size()), options(names.size()), values(numbers.size());
     for (std::size_t i = 0; i < needs.size(); ++i) flags[i] = pybind11::bool_(needs[i]);
     for (std::size_t i = 0; i < names.size(); ++i) options[i] = pybind11::str(names[i]);
@@ -262,17 +286,9 @@ public:
         std::copy(numbers.begin() + 1, numbers.end(), options.lines.begin());
         options.grid = names[0], options.confidence = names[1], options.normalised = !names[2].empty();
 
-        variable_list g(4);  // of xy, z, confidence, appearance
-        const bool given[] = {!options.grid.empty(), maps.depth.defined(), !options.confidence.empty(),
-                              maps.features.defined()};
-        std::size_t next = 0;
-        bool flows = false;
-        for (std::size_t i = 0; i < 4; ++i) {
-            if (given[i]) g[i] = upstream[next++];
-            flows |= g[i].defined();
-        }
+        variable_list g = in_places(maps, options, upstream);
         variable_list gradients(5);  // one for each argument of forward
-        if (!flows) return gradients;
+        if (std::none_of(g.begin(), g.end(), [](const Tensor& t) { return t.defined(); })) return gradients;
         auto needs = wanted_of(ctx, saved, 4);
         // Features reach the appearance alone, depth logits the depth alone.
         needs[1] = needs[1] && g[3].defined(), needs[2] = needs[2] && g[1].defined();
@@ -294,7 +310,7 @@ public:
         if (needs[3]) gradients[3] = maps.per_plane();
         to.logits = map_of(gradients[0]), to.features = map_of(gradients[1]), to.depth = map_of(gradients[2]);
         to.beta = memory_of(gradients[3]);
-        launch(problem(maps, options, saved[4]), to);
+        launch("pyhar::cpu_decode_backward", problem(maps, options, saved[4]), to);
         return gradients;
     }
 };
@@ -330,7 +346,7 @@ public:
         pyhar::Gradients to;
         to.probs = map_of(saved[3]), to.g_probs = map_of(upstream[0]);
         to.logits = map_of(gradients[0]), to.beta = memory_of(gradients[1]);
-        launch(problem(maps, options, saved[2]), to);
+        launch("pyhar::cpu_softmax_backward", problem(maps, options, saved[2]), to);
         return gradients;
     }
 };
@@ -418,20 +434,15 @@ PyObject* py_decode(PyObject*, PyObject* const* args, Py_ssize_t count) {
     HANDLE_TH_ERRORS
     Maps maps;
     Options options;
-    if (count < 6 || count > 8 || !served_by_cpu(args[0]) || !read_decode(args, count, maps, options)) return longer_way();
+    if (count < 6 || count > 8 || !served_by_cpu(args[0]) || !read_decode(args, count, maps, options)) {
+        return longer_way();
+    }
     if (!needs_graph(maps)) {
         const Decoded out = decode(maps, options);
         return wrapped(variable_list{out.xy, out.z, out.confidence, out.appearance});
     }
-    const auto wanted = Decode::apply(maps.logits, maybe(maps.features), maybe(maps.depth), maybe(maps.beta), options);
-    variable_list all(4);
-    const bool given[] = {!options.grid.empty(), maps.depth.defined(), !options.confidence.empty(),
-                          maps.features.defined()};
-    std::size_t next = 0;
-    for (std::size_t i = 0; i < 4; ++i) {
-        if (given[i]) all[i] = wanted[next++];
-    }
-    return wrapped(all);
+    const auto out = Decode::apply(maps.logits, maybe(maps.features), maybe(maps.depth), maybe(maps.beta), options);
+    return wrapped(in_places(maps, options, out));
     END_HANDLE_TH_ERRORS
 }
 
@@ -480,6 +491,6 @@ PyMODINIT_FUNC PyInit__autograd() {
     static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_autograd", nullptr, -1, methods,
                                      nullptr, nullptr, nullptr, nullptr};
     PyObject* const module = PyModule_Create(&definition);
-    if (module == nullptr || PyModule_AddStringConstant(module, "torch_version", PYHAR_TORCH_VERSION) != 0) return nullptr;
-    return module;
+    if (module == nullptr) return nullptr;
+    return PyModule_AddStringConstant(module, "torch_version", PYHAR_TORCH_VERSION) == 0 ? module : nullptr;
 }

@@ -329,6 +329,16 @@ def test_a_mode_sees_the_backward() -> None:
     assert "pyhar.cpu_decode_backward.default" in names
 
 
+def test_the_profiler_sees_every_launch() -> None:
+    logits = maps(graph=True)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        ops.soft_argmax(logits).sum().backward()
+        ops.spatial_softmax(logits).sum().backward()
+    seen = {event.name for event in profile.events()}
+    kernels = {f"pyhar::cpu_{name}{suffix}" for name in ("decode", "softmax") for suffix in ("", "_backward")}
+    assert kernels <= seen
+
+
 def test_an_error_in_a_gradients_hook_arrives() -> None:
     """From below the engine, through C++, to the caller."""
     logits = maps(graph=True)
