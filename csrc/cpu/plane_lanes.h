@@ -204,13 +204,16 @@ void joints_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, 
     gather(out.g_confidence, 1, 0, g_c);
 
     T* const weights = peaked ? scratch<T>(pixels * lanes<T>) : nullptr;
-    const auto write = [&](int v, auto with_depth, auto with_peak, auto with_beta) {
+    Vec<T> d_beta[vectors];
+    for (Vec<T>& total : d_beta) total = Vec<T>{};
+    // Pixels first .. last, a multiple of stretches.
+    const auto write = [&](int v, std::int64_t first, std::int64_t last, auto with_depth, auto with_peak, auto with_beta) {
         const std::int64_t joint = j + v * lanes<T>, n = left(v);
         const LaneExponentials<T> exponentials(beta[v], m[v]);
         Vec<T> share{};  // of the confidence's gradient, for each pixel with the largest e, which is exp(0)
         if constexpr (decltype(with_peak)::value) {
             Vec<T> ties{};
-            for (std::int64_t i = 0; i < pixels; ++i) {
+            for (std::int64_t i = first; i < last; ++i) {
                 const Vec<T> e = exponentials(load_lanes<T, whole, S>(logits.at(i, joint), n));
                 ties += e == one ? one : Vec<T>{};
                 store<T>(weights + i * lanes<T>, e);
@@ -219,9 +222,8 @@ void joints_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, 
         }
         const Vec<T> to_x = g_x[v], to_y = g_y[v], to_z = g_z[v], mean_x = x[v], mean_y = y[v], mean_z = z[v];
         const Vec<T> factor = r[v], least_s = -g_c[v] * factor, rate = beta[v] * factor, scaled = to_z * factor;
-        Vec<T> total{};
-        for (std::int64_t begin = 0; begin < pixels; begin += lane_stretch) {
-            const std::int64_t end = least(begin + lane_stretch, pixels);
+        for (std::int64_t begin = first; begin < last; begin += lane_stretch) {
+            const std::int64_t end = least(begin + lane_stretch, last);
             Vec<T> sum{};
             for (std::int64_t i = begin; i < end; ++i) {
                 const Vec<T> h = load_lanes<T, whole, S>(logits.at(i, joint), n);
@@ -243,22 +245,30 @@ void joints_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, 
                 }
                 if (d_logits.rows != nullptr) store_lanes<T, whole, S>(d_logits.at(i, joint), rate * e * s, n);
             }
-            total += sum;
-        }
-        if constexpr (decltype(with_beta)::value) {
-            T numbers[lanes<T>];
-            store<T>(numbers, total);
-            for (std::int64_t k = 0; k < lanes<T> && k < n; ++k) {
-                static_cast<T*>(out.beta)[b * pose.size().joints + joint + k] = numbers[k];
-            }
+            d_beta[v] += sum;
         }
     };
+    // The peaks of a joint have to be counted before anything is written; else all vectors of some pixels are taken
+    // together, so that every cache line comes once.
+    const std::int64_t at_once = peaked ? pixels : lane_stretch;
     const std::true_type yes{};
     const std::false_type no{};
-    for (int v = 0; v < vectors; ++v) {
-        const auto with_beta = [&](auto d, auto p) { out.beta != nullptr ? write(v, d, p, yes) : write(v, d, p, no); };
-        const auto with_peak = [&](auto d) { peaked ? with_beta(d, yes) : with_beta(d, no); };
-        deep ? with_peak(yes) : with_peak(no);
+    for (std::int64_t first = 0; first < pixels; first += at_once) {
+        const std::int64_t last = least(first + at_once, pixels);
+        for (int v = 0; v < vectors; ++v) {
+            const auto with_beta = [&](auto d, auto p) {
+                out.beta != nullptr ? write(v, first, last, d, p, yes) : write(v, first, last, d, p, no);
+            };
+            const auto with_peak = [&](auto d) { peaked ? with_beta(d, yes) : with_beta(d, no); };
+            deep ? with_peak(yes) : with_peak(no);
+        }
+    }
+    if (out.beta != nullptr) {
+        T numbers[row];
+        for (int v = 0; v < vectors; ++v) store<T>(numbers + v * lanes<T>, d_beta[v]);
+        for (std::int64_t k = 0; k < count; ++k) {
+            static_cast<T*>(out.beta)[b * pose.size().joints + j + k] = numbers[k];
+        }
     }
     if (deep || d_depth.rows == nullptr) return;
     for (std::int64_t i = 0; i < pixels; ++i) {
@@ -266,12 +276,18 @@ void joints_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, 
     }
 }
 
-// Whether the lanes are worth it, being filled, and all maps lie as they need it, in one type.
+// Whether so many joints fill their vectors well enough.
+template <class T>
+bool fill_lanes(std::int64_t joints) {
+    return 4 * round_up<T>(joints) <= 5 * joints;
+}
+
+// Whether the lanes are worth it, and all maps lie as they need it, in one type.
 template <class T>
 bool lanes_serve(const Pose<T>& pose, std::initializer_list<const Map*> maps) {
     const Problem& problem = pose.problem();
     const std::int64_t joints = pose.size().joints;
-    if (!pose.softmax() || joints < 2 || 4 * round_up<T>(joints) > 5 * joints) return false;
+    if (!pose.softmax() || joints < 2 || (joints < lanes<T> && !fill_lanes<T>(joints))) return false;
     if (problem.wide && problem.logits.type != Type::f64) return false;
     for (const Map* map : maps) {
         if (!*map) continue;
@@ -282,9 +298,9 @@ bool lanes_serve(const Pose<T>& pose, std::initializer_list<const Map*> maps) {
 }
 
 // body(storage type as a null pointer to it, vectors, whether they are whole, batch, first joint, joints) for all joints
-// of all images.
-template <class T, class Body>
-void each_vector_of_joints(const Pose<T>& pose, double work_per_pixel, const Body& body) {
+// of all images, but for the last of an image that would leave most lanes empty: others(batch, first joint, joints).
+template <class T, class Body, class Others>
+void each_vector_of_joints(const Pose<T>& pose, double work_per_pixel, const Body& body, const Others& others) {
     constexpr std::int64_t together = vectors_together * lanes<T>;
     const auto run = [&](auto type) {
         each_group(pose, 0, pose.size().batch, together, true, work_per_pixel,
@@ -298,7 +314,9 @@ void each_vector_of_joints(const Pose<T>& pose, double work_per_pixel, const Bod
                        for (; k + lanes<T> <= count; k += lanes<T>) {
                            body(type, one, std::true_type(), b, j + k, lanes<T>);
                        }
-                       if (k < count) body(type, one, std::false_type(), b, j + k, count - k);
+                       if (k == count) return;
+                       if (!fill_lanes<T>(count - k)) return others(b, j + k, count - k);
+                       body(type, one, std::false_type(), b, j + k, count - k);
                    });
     };
     if constexpr (sizeof(T) == 8) {

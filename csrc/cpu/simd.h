@@ -249,6 +249,14 @@ PYHAR_INLINE void prefetch(const void* p) {
 #endif
 }
 
+PYHAR_INLINE void prefetch_to_write(const void* p) {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(p, 1, 3);
+#else
+    (void)p;
+#endif
+}
+
 // Across the lanes, in a fixed order.
 template <class T>
 PYHAR_INLINE T sum_lanes(Vec<T> v) {

@@ -66,8 +66,13 @@ def check_beta(beta: Any, logits: Tensor) -> None:
         _check_device("beta", beta, logits)
     elif isinstance(beta, bool) or not isinstance(beta, numbers.Real):
         raise TypeError(f"beta: expected a number or a tensor (), (1,) or (J,), got {type(beta).__name__}")
-    elif not -math.inf < float(beta) < math.inf:
-        raise ValueError(f"beta: expected a finite number, got {beta}")
+    else:
+        try:
+            finite = math.isfinite(float(beta))
+        except OverflowError:
+            raise ValueError("beta: expected a finite number, got one beyond the range of float64") from None
+        if not finite:
+            raise ValueError(f"beta: expected a finite number, got {beta}")
 
 
 def check_confidence(confidence: str) -> None:
