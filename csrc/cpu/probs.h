@@ -10,7 +10,6 @@ template <class T>
 bool probs_rows_serve(const Pose<T>& pose, const Gradients& out) {
     const Problem& problem = pose.problem();
     if (!out.g_probs || !out.logits || !pose.softmax() || out.beta != nullptr) return false;
-    if (problem.wide && problem.logits.type != Type::f64) return false;
     for (const Map* map : {&problem.logits, &out.probs, &out.g_probs, &out.logits}) {
         if (!pose.image(*map, 0).plain(problem.logits.type, false)) return false;
     }

@@ -125,3 +125,48 @@ def test_a_bad_plane_spoils_itself_alone(
         finite = grad.isfinite().all(-1).all(-1)
         assert finite.sum() == finite.numel() - 1
         assert not finite[0, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+def test_the_gradient_of_probabilities_of_logits_far_below_0(
+    dtype: torch.dtype, backend: str, make_inputs: Any, device: str
+) -> None:
+    """What stands in for pixels after the last of a plane must not weigh more than they do."""
+    logits = (make_inputs(y=5, x=7).logits - 20000).to(dtype).requires_grad_()
+    upstream = make_inputs(y=5, x=7, seed=1).logits.to(dtype)
+    (grad,) = torch.autograd.grad(ops.spatial_softmax(logits, backend=backend), logits, upstream)
+    expected = probabilities_gradient(logits.detach().double(), upstream.double())
+    largest = expected.abs().max().item()
+    torch.testing.assert_close(grad.double(), expected, rtol=0, atol=8 * largest * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
+def test_the_gradient_of_probabilities_from_planes_that_lie_apart(
+    dtype: torch.dtype, backend: str, make_inputs: Any, device: str
+) -> None:
+    logits = make_inputs().logits.to(dtype).requires_grad_()
+    upstream = make_inputs(j=6, seed=1).logits.to(dtype)[:, ::2]
+    (grad,) = torch.autograd.grad(ops.spatial_softmax(logits, backend=backend), logits, upstream)
+    expected = probabilities_gradient(logits.detach().double(), upstream.double())
+    largest = expected.abs().max().item()
+    torch.testing.assert_close(grad.double(), expected, rtol=0, atol=4 * largest * torch.finfo(dtype).eps)
+
+
+def probabilities_gradient(logits: torch.Tensor, upstream: torch.Tensor) -> torch.Tensor:
+    h = logits.flatten(2).softmax(-1).view(logits.shape)
+    return h * (upstream - (h * upstream).sum((-2, -1), keepdim=True))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_pixels_far_apart_share_the_gradient_of_a_confidence(
+    layout: str, backend: str, make_inputs: Any, device: str
+) -> None:
+    logits = make_inputs(b=1, j=17, y=9, x=17, layout=layout).logits
+    logits[0, :, 0, 0] = logits[0, :, 8, 16] = 20
+    logits.requires_grad_()
+    pose = ops.decode_pose(logits, backend=backend)
+    (grad,) = torch.autograd.grad(pose.confidence.sum(), logits)
+    with_ties = logits.detach().double().requires_grad_()
+    h = with_ties.flatten(2).softmax(-1)
+    (expected,) = torch.autograd.grad((h[..., 0] + h[..., -1]).sum() / 2, with_ties)
+    torch.testing.assert_close(grad.double(), expected, rtol=1e-4, atol=1e-6)
