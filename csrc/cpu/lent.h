@@ -5,7 +5,7 @@
 
 namespace pyhar {
 
-// Called without Python's lock, but for nothing of Python's.
+// None needs Python's lock.
 struct Lent {
     static constexpr const char* capsule = "pyhar._native.lent " PYHAR_BUILD;
 

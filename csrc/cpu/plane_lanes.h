@@ -276,6 +276,20 @@ void joints_backward(const Pose<T>& pose, const Gradients& out, std::int64_t b, 
     }
 }
 
+// run(storage type of the logits, as a null pointer to it)
+template <class T, class Run>
+void with_storage_type(const Pose<T>& pose, const Run& run) {
+    if constexpr (sizeof(T) == 8) {
+        run(static_cast<double*>(nullptr));
+    } else if (pose.problem().logits.type == Type::bf16) {
+        run(static_cast<BFloat16*>(nullptr));
+    } else if (pose.problem().logits.type == Type::f16) {
+        run(static_cast<Half*>(nullptr));
+    } else {
+        run(static_cast<float*>(nullptr));
+    }
+}
+
 // Whether so many joints fill their vectors well enough.
 template <class T>
 bool fill_lanes(std::int64_t joints) {
@@ -319,15 +333,7 @@ void each_vector_of_joints(const Pose<T>& pose, double work_per_pixel, const Bod
                        body(type, one, std::false_type(), b, j + k, count - k);
                    });
     };
-    if constexpr (sizeof(T) == 8) {
-        run(static_cast<double*>(nullptr));
-    } else if (pose.problem().logits.type == Type::bf16) {
-        run(static_cast<BFloat16*>(nullptr));
-    } else if (pose.problem().logits.type == Type::f16) {
-        run(static_cast<Half*>(nullptr));
-    } else {
-        run(static_cast<float*>(nullptr));
-    }
+    with_storage_type(pose, run);
 }
 
 }  // namespace PYHAR_ISA

@@ -79,15 +79,7 @@ void all_probs_backward(const Pose<T>& pose, const Gradients& out) {
                        probs_backward<T, std::remove_pointer_t<decltype(type)>>(pose, out, b, j, count);
                    });
     };
-    if constexpr (sizeof(T) == 8) {
-        run(static_cast<double*>(nullptr));
-    } else if (pose.problem().logits.type == Type::bf16) {
-        run(static_cast<BFloat16*>(nullptr));
-    } else if (pose.problem().logits.type == Type::f16) {
-        run(static_cast<Half*>(nullptr));
-    } else {
-        run(static_cast<float*>(nullptr));
-    }
+    with_storage_type(pose, run);
 }
 
 }  // namespace PYHAR_ISA
