@@ -124,8 +124,10 @@ template <bool tall, bool wide>
 PYHAR_INLINE void tile_sums(const Term<BFloat16>* terms, int count, std::int64_t pixel, std::int64_t vector,
                             float* sums) {
     zero_tiles<tall, wide>();
-    for (int t = 0; t < count; ++t) add_to_tiles<tall, wide>(terms[t], pixel, vector);
-    store_tiles<tall, wide>(sums);
+    for (int t = 0; t < count; ++t) {
+        add_to_tiles<tall, wide>(terms[t], pixel, vector, nullptr, later(terms[t], vector), []() PYHAR_LAMBDA_INLINE {});
+    }
+    take_all_sums<tall, wide>(sums);
 }
 
 template <bool tall>

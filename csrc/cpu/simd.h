@@ -18,7 +18,7 @@
 #ifdef __clang__
 #define PYHAR_UNROLL _Pragma("unroll")
 #else
-#define PYHAR_UNROLL _Pragma("GCC unroll 16")
+#define PYHAR_UNROLL _Pragma("GCC unroll 32")
 #endif
 #define PYHAR_RESTRICT __restrict__
 #else

@@ -8,45 +8,46 @@
 namespace pyhar {
 namespace PYHAR_ISA {
 
-// Rows [first, first + rows) of a picture and the rows and columns around that the kernel reaches, zeros outside the
-// picture; one vector of channels after the other.
+// One vector of channels of rows of a picture and of the rows and columns around that the kernel reaches, zeros outside
+// the picture. It fits the first-level cache, where it is filled and read for one vector after the other.
 class Window {
 public:
-    Window(std::int64_t rows, std::int64_t columns, std::int64_t channels, std::int64_t kernel)
-        : columns_(columns), margin_(kernel / 2), step_(columns + kernel - 1) {
-        plane_ = spread<float>((rows + kernel - 1) * step_ * lanes<float>);
-        data_ = scratch<float>(plane_ * ((channels + lanes<float> - 1) / lanes<float>));
+    // For up to `rows` rows of `columns` pixels.
+    Window(std::int64_t rows, std::int64_t columns, std::int64_t kernel)
+        : columns_(columns),
+          margin_(kernel / 2),
+          step_(columns + kernel - 1),
+          size_((rows + kernel - 1) * step_),
+          data_(scratch<float>(size_ * lanes<float>)) {}
+
+    // Moves to the rows [first, first + rows) of the picture that begins at `pixel` and has `picture_rows` rows.
+    void move_to(std::int64_t pixel, std::int64_t picture_rows, std::int64_t first, std::int64_t rows) {
+        begin_ = first > margin_ ? first - margin_ : 0;
+        end_ = first + rows + margin_ < picture_rows ? first + rows + margin_ : picture_rows;
+        pixel_ = pixel + begin_ * columns_;
+        above_ = begin_ - (first - margin_);
+        for (std::int64_t i = 0; i < size_; ++i) store<float>(data_ + i * lanes<float>, Vec<float>{});
     }
 
-    // Reads the picture that begins at `pixel`.
+    // Reads the vector of channels from `c` on.
     template <class S>
-    void fill(const Prologue<S>& prologue, std::int64_t channels, std::int64_t pixel, std::int64_t picture_rows,
-              std::int64_t first, std::int64_t rows) {
-        for (std::int64_t y = first - margin_, i = 0; y < first + rows + margin_; ++y, ++i) {
-            const bool inside = y >= 0 && y < picture_rows;
-            for (std::int64_t x = -margin_; x < columns_ + margin_; ++x) {
-                float* to = data_ + (i * step_ + x + margin_) * lanes<float>;
-                if (inside && x >= 0 && x < columns_) {
-                    prologue.each(pixel + y * columns_ + x, [&](std::int64_t c, Vec<float> v) PYHAR_LAMBDA_INLINE {
-                        store<float>(to + c / lanes<float> * plane_, v);
-                    });
-                } else {
-                    for (std::int64_t c = 0; c < channels; c += lanes<float>, to += plane_) {
-                        store<float>(to, Vec<float>{});
-                    }
-                }
+    void fill(const Prologue<S>& prologue, std::int64_t c) {
+        prologue.with_vector(c, [&](const auto& read) PYHAR_LAMBDA_INLINE {
+            float* to = data_ + (above_ * step_ + margin_) * lanes<float>;
+            std::int64_t pixel = pixel_;
+            for (std::int64_t y = begin_; y < end_; ++y, to += (step_ - columns_) * lanes<float>) {
+                for (std::int64_t x = 0; x < columns_; ++x, ++pixel, to += lanes<float>) store<float>(to, read(pixel));
             }
-        }
+        });
     }
 
-    const float* at(std::int64_t vector, std::int64_t row) const {
-        return data_ + vector * plane_ + row * step_ * lanes<float>;
-    }
+    const float* row(std::int64_t i) const { return data_ + i * step(); }
     std::int64_t step() const { return step_ * lanes<float>; }
 
 private:
-    std::int64_t columns_, margin_, step_, plane_;
-    float* data_;
+    const std::int64_t columns_, margin_, step_, size_;
+    float* const data_;
+    std::int64_t begin_ = 0, end_ = 0, pixel_ = 0, above_ = 0;
 };
 
 // `count` neighbouring pixels of a row; `side` is the kernel's if it is known, else 0.
@@ -83,41 +84,46 @@ PYHAR_INLINE void depthwise_pixels(const float* PYHAR_RESTRICT from, std::int64_
     for (int i = 0; i < count; ++i) store_map(to + i * to_step, sum[i]);
 }
 
-template <class S, int side>
-PYHAR_NOINLINE void depthwise_rows(const Window& window, std::int64_t rows, std::int64_t columns, std::int64_t vectors,
-                                   std::int64_t kernel, const float* weights, S* to, std::int64_t to_step) {
-    constexpr int together = 8;
-    for (std::int64_t v = 0; v < vectors; ++v, weights += kernel * kernel * lanes<float>) {
-        for (std::int64_t y = 0; y < rows; ++y) {
-            const float* from = window.at(v, y);
-            S* out = to + y * columns * to_step + v * lanes<float>;
-            std::int64_t x = 0;
-            for (; x + together <= columns; x += together) {
-                depthwise_pixels<S, side, together>(from + x * lanes<float>, window.step(), kernel, weights,
-                                                    out + x * to_step, to_step);
-            }
-            for (; x + 2 <= columns; x += 2) {
-                depthwise_pixels<S, side, 2>(from + x * lanes<float>, window.step(), kernel, weights, out + x * to_step,
-                                             to_step);
-            }
-            if (x < columns) {
-                depthwise_pixels<S, side, 1>(from + x * lanes<float>, window.step(), kernel, weights, out + x * to_step,
-                                             to_step);
-            }
-        }
+// Pixels side by side whose sums, beside a row of weights, fill the registers: the more, the longer before a sum is
+// needed again.
+#ifdef PYHAR_AVX512
+constexpr int most_pixels = 16;
+#else
+constexpr int most_pixels = 8;
+#endif
+
+// As many times `count` pixels of a row as there are from x on, then fewer at a time.
+template <class S, int side, int count>
+PYHAR_INLINE void depthwise_row(const float* from, std::int64_t from_step, std::int64_t x, std::int64_t columns,
+                                std::int64_t kernel, const float* weights, S* to, std::int64_t to_step) {
+    for (; x + count <= columns; x += count) {
+        depthwise_pixels<S, side, count>(from + x * lanes<float>, from_step, kernel, weights, to + x * to_step, to_step);
+    }
+    if constexpr (count > 1) {
+        depthwise_row<S, side, count / 2>(from, from_step, x, columns, kernel, weights, to, to_step);
     }
 }
 
-// Writes rows * columns pixels of whole vectors of channels, to_step elements apart.
-template <class S>
-void depthwise(const Window& window, const Unit& unit, std::int64_t rows, S* to, std::int64_t to_step) {
-    const std::int64_t vectors = (unit.channels + lanes<float> - 1) / lanes<float>;
-    const auto run = [&](auto kernel) {
-        kernel(window, rows, unit.columns, vectors, unit.kernel, unit.depthwise, to, to_step);
-    };
-    if (unit.kernel == 5) return run(&depthwise_rows<S, 5>);
-    if (unit.kernel == 3) return run(&depthwise_rows<S, 3>);
-    run(&depthwise_rows<S, 0>);
+template <class S, int side>
+PYHAR_NOINLINE void depthwise_rows(const Window& window, std::int64_t rows, std::int64_t columns, std::int64_t kernel,
+                                   const float* weights, S* to, std::int64_t to_step) {
+    for (std::int64_t y = 0; y < rows; ++y, to += columns * to_step) {
+        depthwise_row<S, side, most_pixels>(window.row(y), window.step(), 0, columns, kernel, weights, to, to_step);
+    }
+}
+
+// Writes `rows` rows of whole vectors of channels, from where the window is, pixels to_step elements apart.
+template <class S, class D>
+void depthwise(Window& window, const Prologue<S>& prologue, const Unit& unit, std::int64_t rows, D* to,
+               std::int64_t to_step) {
+    const auto run = unit.kernel == 5   ? &depthwise_rows<D, 5>
+                     : unit.kernel == 3 ? &depthwise_rows<D, 3>
+                                        : &depthwise_rows<D, 0>;
+    const float* weights = unit.depthwise;
+    for (std::int64_t c = 0; c < unit.channels; c += lanes<float>, weights += unit.kernel * unit.kernel * lanes<float>) {
+        window.fill(prologue, c);
+        run(window, rows, unit.columns, unit.kernel, weights, to + c, to_step);
+    }
 }
 
 }  // namespace PYHAR_ISA

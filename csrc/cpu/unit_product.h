@@ -54,6 +54,20 @@ struct Finish {
         D* p = out + pixel * out_step + at;
         whole ? store_map(p, v) : store_map_first(p, v, last);
     }
+
+#ifdef PYHAR_AVX512_BF16
+    // Two whole vectors side by side.
+    PYHAR_INLINE void write_two(Vec<float> v, Vec<float> w, std::int64_t pixel, std::int64_t at) const {
+        if (bias != nullptr) v += load<float>(bias + at), w += load<float>(bias + at + lanes<float>);
+        if (relu) v = rectified(v), w = rectified(w);
+        for (const D* skip : skips) {
+            if (skip == nullptr) continue;
+            const D* p = skip + pixel * skip_step + at;
+            v += load_map(p), w += load_map(p + lanes<float>);
+        }
+        store_two(out + pixel * out_step + at, v, w);
+    }
+#endif
 };
 
 // Adds the products of `pixels` pixels from `pixel` on and `vectors` vectors of outputs from `vector` on to their sums.

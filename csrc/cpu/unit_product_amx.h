@@ -71,124 +71,274 @@ PYHAR_INLINE void zero_tiles() {
     if constexpr (tall && wide) _tile_zero(3);
 }
 
-// Adds to the sums a block of up to 32 pixels times the vectors of outputs [vector, vector + wide].
-template <bool tall, bool wide, class S>
-PYHAR_INLINE void add_to_tiles(const Term<S>& term, std::int64_t pixel, std::int64_t vector) {
-    constexpr std::int64_t step_bytes = tile_side * 4, depth = Factors<S>::depth;
-    const std::int64_t next = term.vector_step(), a_bytes = term.a_step * static_cast<std::int64_t>(sizeof(S));
+// The sums of a tile go to their place in `to`, rows of two vectors, and begin anew at 0. As above, literals alone.
+#define PYHAR_TAKE_SUMS(tile, to)                                                                            \
+    _tile_stored(tile, static_cast<char*>(to) + ((tile) / 2 * tile_side * 2 + (tile) % 2) * tile_side * 4, \
+                 2 * tile_side * 4);                                                                         \
+    _tile_zero(tile)
+
+template <bool tall, bool wide>
+PYHAR_INLINE void take_all_sums(void* to) {
+    PYHAR_TAKE_SUMS(0, to);
+    if constexpr (wide) {
+        PYHAR_TAKE_SUMS(1, to);
+    }
+    if constexpr (tall) {
+        PYHAR_TAKE_SUMS(2, to);
+    }
+    if constexpr (tall && wide) {
+        PYHAR_TAKE_SUMS(3, to);
+    }
+}
+
+// Adds the products of a step: pixels at `a` and `below` with weights at `b` and `beside`. With `take`, what the sums were
+// goes to `taken` first, a tile at a time between products of others, which costs next to nothing.
+template <bool tall, bool wide, bool take, class S>
+PYHAR_INLINE void tile_step(const S* a, const S* below, std::int64_t a_bytes, const S* b, const S* beside, void* taken) {
+    constexpr std::int64_t b_bytes = tile_side * 4;
+    _tile_loadd(6, b, b_bytes);
+    _tile_loadd(4, a, a_bytes);
+    if constexpr (take) {
+            PYHAR_TAKE_SUMS(0, taken);
+        }
+    Tiles<S>::upper_left();
+    if constexpr (wide) {
+        _tile_loadd(7, beside, b_bytes);
+        if constexpr (take) {
+            PYHAR_TAKE_SUMS(1, taken);
+        }
+        Tiles<S>::upper_right();
+    }
+    if constexpr (tall) {
+        _tile_loadd(5, below, a_bytes);
+        if constexpr (take) {
+            PYHAR_TAKE_SUMS(2, taken);
+        }
+        Tiles<S>::lower_left();
+    }
+    if constexpr (tall && wide) {
+        if constexpr (take) {
+            PYHAR_TAKE_SUMS(3, taken);
+        }
+        Tiles<S>::lower_right();
+    }
+}
+
+// Weights that are multiplied later, and how far those of the next vector of outputs are from there. Null: nothing is
+// brought into the first-level cache, where weights are in the second already.
+template <class S>
+struct Later {
+    const S* b = nullptr;
+    std::int64_t next = 0;
+};
+
+template <class S>
+PYHAR_INLINE Later<S> later(const Term<S>& term, std::int64_t vector) {
+    return {term.b + vector * term.vector_step(), term.vector_step()};
+}
+
+// Adds to the sums a block of up to 32 pixels times the vectors of outputs [vector, vector + wide]. What they were goes
+// to `taken` before, unless that is null. Weights are fetched two steps ahead, those that come `then` too. Calls
+// meanwhile() after the other steps, for what can be done while tiles are multiplied.
+template <bool tall, bool wide, class S, class Meanwhile>
+PYHAR_INLINE void add_to_tiles(const Term<S>& term, std::int64_t pixel, std::int64_t vector, void* taken,
+                               const Later<S>& then, const Meanwhile& meanwhile) {
+    constexpr std::int64_t depth = Factors<S>::depth;
+    const std::int64_t filled = term.filled(), next = term.vector_step();
+    const std::int64_t a_bytes = term.a_step * static_cast<std::int64_t>(sizeof(S));
     const S *a = term.a + pixel * term.a_step, *b = term.b + vector * next;
-    const S* const below = a + tile_side * term.a_step;
-    for (std::int64_t k = 0; k < term.depth; k += depth) {
-        const S* const ahead = b + (k + 2 * depth) * tile_side;
-        prefetch_tile(reinterpret_cast<const char*>(ahead));
-        if constexpr (wide) prefetch_tile(reinterpret_cast<const char*>(ahead + next));
-        _tile_loadd(6, b + k * tile_side, step_bytes);
-        _tile_loadd(4, a + k, a_bytes);
-        Tiles<S>::upper_left();
-        if constexpr (wide) {
-            _tile_loadd(7, b + next + k * tile_side, step_bytes);
-            Tiles<S>::upper_right();
+    for (std::int64_t k = 0; k < filled; k += depth, a += depth, b += depth * tile_side) {
+        const S* const below = a + tile_side * term.a_step;
+        if (then.b != nullptr) {
+            const std::int64_t beyond = k + 2 * depth - filled;
+            const S* const ahead = beyond < 0 ? b + 2 * depth * tile_side : then.b + beyond * tile_side;
+            prefetch_tile(reinterpret_cast<const char*>(ahead));
+            if constexpr (wide) prefetch_tile(reinterpret_cast<const char*>(ahead + (beyond < 0 ? next : then.next)));
         }
-        if constexpr (tall) {
-            _tile_loadd(5, below + k, a_bytes);
-            Tiles<S>::lower_left();
-            if constexpr (wide) Tiles<S>::lower_right();
+        if (taken != nullptr && k == 0) {
+            tile_step<tall, wide, true>(a, below, a_bytes, b, b + next, taken);
+        } else {
+            tile_step<tall, wide, false>(a, below, a_bytes, b, b + next, nullptr);
+            meanwhile();
         }
     }
 }
 
-// The sums, to rows of two vectors.
-template <bool tall, bool wide, class T>
-PYHAR_INLINE void store_tiles(T* sums) {
-    constexpr std::int64_t row_bytes = 2 * tile_side * 4;
-    _tile_stored(0, sums, row_bytes);
-    if constexpr (wide) _tile_stored(1, sums + tile_side, row_bytes);
-    if constexpr (tall) _tile_stored(2, sums + tile_side * 2 * tile_side, row_bytes);
-    if constexpr (tall && wide) _tile_stored(3, sums + tile_side * 2 * tile_side + tile_side, row_bytes);
+// The weights that are multiplied after those of term t, if they are worth fetching: those of a kernel's taps serve row
+// after row.
+template <class S>
+PYHAR_INLINE Later<S> after(const Term<S>* terms, int count, int t, std::int64_t vector, std::int64_t following) {
+    if (count > 2) return {};
+    return t + 1 < count ? later(terms[t + 1], vector) : later(terms[0], following);
 }
 
-// Calls write(pixel, vector, sums) for a block of up to 32 pixels times the vectors of outputs [vector, vector + wide].
-template <bool tall, bool wide, class Write>
-PYHAR_INLINE void tile_sums(const Term<BFloat16>* terms, int count, std::int64_t pixel, std::int64_t pixels,
-                            std::int64_t vector, const Write& write) {
-    alignas(64) float sums[block_pixels * 2 * tile_side];
-    zero_tiles<tall, wide>();
-    for (int t = 0; t < count; ++t) add_to_tiles<tall, wide>(terms[t], pixel, vector);
-    store_tiles<tall, wide>(sums);
-    for (int v = 0; v <= int{wide}; ++v) {
-        for (std::int64_t i = 0; i < pixels; ++i) write(i, v, load<float>(sums + (2 * i + v) * tile_side));
+// Products a block at a time. Of bfloat16, the sums of a block leave the tiles and are finished while the next is
+// multiplied.
+template <class S, class D>
+class Blocks;
+
+template <>
+class Blocks<BFloat16, BFloat16> {
+public:
+    Blocks(const Term<BFloat16>* terms, int count, std::int64_t outputs, const Finish<BFloat16>& finish)
+        : terms_(terms), count_(count), outputs_(outputs), finish_(finish) {
+        std::int64_t steps = 0;
+        for (int t = 0; t < count; ++t) steps += terms[t].filled() / Factors<BFloat16>::depth;
+        share_ = steps > 2 ? (block_pixels + steps - 2) / (steps - 1) : block_pixels;
     }
-}
+
+    // All outputs of the `pixels` pixels from `pixel` on, which the configuration is for; `tall`: more than a tile.
+    template <bool tall>
+    void multiply(std::int64_t pixel, std::int64_t pixels) {
+        std::int64_t first = 0;
+        for (; outputs_ - first > tile_side; first += 2 * tile_side) multiply<tall, true>(pixel, pixels, first);
+        if (first >= outputs_) return;
+        end<tall, true>();
+        multiply<tall, false>(pixel, pixels, first);
+        end<tall, false>();
+    }
+
+    // What is left of the last block.
+    template <bool tall>
+    void end() {
+        end<tall, true>();
+    }
+
+private:
+    template <bool tall, bool wide>
+    PYHAR_INLINE void multiply(std::int64_t pixel, std::int64_t pixels, std::int64_t first) {
+        const std::int64_t vector = first / tile_side, following = outputs_ - first > 2 * tile_side ? vector + 2 : 0;
+        void* taken = unfinished_ > 0 ? sums_ : nullptr;
+        if (taken == nullptr) zero_tiles<tall, wide>();
+        for (int t = 0; t < count_; ++t, taken = nullptr) {
+            add_to_tiles<tall, wide>(terms_[t], pixel, vector, taken, after(terms_, count_, t, vector, following),
+                                     [&]() PYHAR_LAMBDA_INLINE { go_on(share_); });
+        }
+        go_on(unfinished_);
+        from_ = sums_, unfinished_ = pixels, pixel_ = pixel, first_ = first;
+    }
+
+    template <bool tall, bool wide>
+    void end() {
+        if (unfinished_ > 0) take_all_sums<tall, wide>(sums_);
+        go_on(unfinished_);
+    }
+
+    // Finishes so many pixels more.
+    PYHAR_INLINE void go_on(std::int64_t count) {
+        const std::int64_t last = outputs_ - first_;
+        for (; count > 0 && unfinished_ > 0; --count, --unfinished_, ++pixel_, from_ += 2 * tile_side) {
+            const Vec<float> sums = load<float>(from_), more = load<float>(from_ + tile_side);
+            if (last >= 2 * tile_side) {
+                finish_.write_two(sums, more, pixel_, first_);
+                continue;
+            }
+            finish_.write(sums, pixel_, first_, last);
+            if (last > tile_side) finish_.write(more, pixel_, first_ + tile_side, last - tile_side);
+        }
+    }
+
+    const Term<BFloat16>* const terms_;
+    const int count_;
+    const std::int64_t outputs_;
+    const Finish<BFloat16> finish_;
+    std::int64_t share_;
+    alignas(64) float sums_[block_pixels * 2 * tile_side] = {};
+    const float* from_ = sums_;
+    std::int64_t unfinished_ = 0, pixel_ = 0, first_ = 0;
+};
 
 // Whole numbers become floats after each term.
-template <bool tall, bool wide, class Write>
-PYHAR_INLINE void tile_sums(const Term<Byte>* terms, int count, std::int64_t pixel, std::int64_t pixels,
-                            std::int64_t vector, const Write& write) {
-    alignas(64) std::int32_t whole[block_pixels * 2 * tile_side];
-    alignas(64) float sums[block_pixels * 2 * tile_side];
-    for (int t = 0; t < count; ++t) {
-        const Term<Byte>& term = terms[t];
-        zero_tiles<tall, wide>();
-        add_to_tiles<tall, wide>(term, pixel, vector);
-        store_tiles<tall, wide>(whole);
-        const auto scaled = [&](const auto& use) PYHAR_LAMBDA_INLINE {
-            for (int v = 0; v <= int{wide}; ++v) {
-                const Vec<float> scales = term.output_scales(vector + v);
-                const Integers excess = term.excess(vector + v);
-                for (std::int64_t i = 0; i < pixels; ++i) {
-                    const std::int64_t at = (2 * i + v) * tile_side;
-                    const float scale = term.scale[(pixel + i) * term.scale_step];
-                    use(i, v, at, to_floats(load_integers(whole + at) - excess) * (splat<float>(scale) * scales));
-                }
-            }
-        };
-        const bool first = t == 0, last = t == count - 1;
-        if (first && last) {
-            scaled([&](std::int64_t i, int v, std::int64_t, Vec<float> sum) PYHAR_LAMBDA_INLINE { write(i, v, sum); });
-        } else if (last) {
-            scaled([&](std::int64_t i, int v, std::int64_t at, Vec<float> sum) PYHAR_LAMBDA_INLINE {
-                write(i, v, load<float>(sums + at) + sum);
-            });
-        } else {
-            scaled([&](std::int64_t, int, std::int64_t at, Vec<float> sum) PYHAR_LAMBDA_INLINE {
-                store<float>(sums + at, first ? sum : load<float>(sums + at) + sum);
-            });
+template <class D>
+class Blocks<Byte, D> {
+public:
+    Blocks(const Term<Byte>* terms, int count, std::int64_t outputs, const Finish<D>& finish)
+        : terms_(terms), count_(count), outputs_(outputs), finish_(finish) {}
+
+    template <bool tall>
+    void multiply(std::int64_t pixel, std::int64_t pixels) {
+        for (std::int64_t first = 0; first < outputs_; first += 2 * tile_side) {
+            outputs_ - first > tile_side ? multiply<tall, true>(pixel, pixels, first)
+                                         : multiply<tall, false>(pixel, pixels, first);
         }
     }
-}
 
-// All outputs of the `pixels` pixels from `pixel` on, which the configuration is for.
-template <bool tall, class S, class D>
-void product_block(const Term<S>* terms, int count, std::int64_t pixel, std::int64_t pixels, std::int64_t outputs,
-                   const Finish<D> finish) {
-    for (std::int64_t first = 0; first < outputs; first += 2 * tile_side) {
+    template <bool tall>
+    void end() {}
+
+private:
+    template <bool tall, bool wide>
+    PYHAR_INLINE void multiply(std::int64_t pixel, std::int64_t pixels, std::int64_t first_output) {
+        alignas(64) std::int32_t whole[block_pixels * 2 * tile_side];
+        alignas(64) float sums[block_pixels * 2 * tile_side];
+        const std::int64_t vector = first_output / tile_side;
+        const std::int64_t following = outputs_ - first_output > 2 * tile_side ? vector + 2 : 0;
         const auto write = [&](std::int64_t i, int v, Vec<float> sum) PYHAR_LAMBDA_INLINE {
-            const std::int64_t c = first + v * tile_side;
-            finish.write(sum, pixel + i, c, outputs - c);
+            const std::int64_t c = first_output + v * tile_side;
+            finish_.write(sum, pixel + i, c, outputs_ - c);
         };
-        const std::int64_t vector = first / tile_side;
-        outputs - first > tile_side ? tile_sums<tall, true>(terms, count, pixel, pixels, vector, write)
-                                    : tile_sums<tall, false>(terms, count, pixel, pixels, vector, write);
+        for (int t = 0; t < count_; ++t) {
+            const Term<Byte>& term = terms_[t];
+            zero_tiles<tall, wide>();
+            add_to_tiles<tall, wide>(term, pixel, vector, nullptr, after(terms_, count_, t, vector, following),
+                                     []() PYHAR_LAMBDA_INLINE {});
+            take_all_sums<tall, wide>(whole);
+            const auto scaled = [&](const auto& use) PYHAR_LAMBDA_INLINE {
+                for (int v = 0; v <= int{wide}; ++v) {
+                    const Vec<float> scales = term.output_scales(vector + v);
+                    const Integers excess = term.excess(vector + v);
+                    for (std::int64_t i = 0; i < pixels; ++i) {
+                        const std::int64_t at = (2 * i + v) * tile_side;
+                        const float scale = term.scale[(pixel + i) * term.scale_step];
+                        use(i, v, at, to_floats(load_integers(whole + at) - excess) * (splat<float>(scale) * scales));
+                    }
+                }
+            };
+            const bool first = t == 0, last = t == count_ - 1;
+            if (first && last) {
+                scaled([&](std::int64_t i, int v, std::int64_t, Vec<float> sum)
+                           PYHAR_LAMBDA_INLINE { write(i, v, sum); });
+            } else if (last) {
+                scaled([&](std::int64_t i, int v, std::int64_t at, Vec<float> sum) PYHAR_LAMBDA_INLINE {
+                    write(i, v, load<float>(sums + at) + sum);
+                });
+            } else {
+                scaled([&](std::int64_t, int, std::int64_t at, Vec<float> sum) PYHAR_LAMBDA_INLINE {
+                    store<float>(sums + at, first ? sum : load<float>(sums + at) + sum);
+                });
+            }
+        }
     }
-}
+
+    const Term<Byte>* const terms_;
+    const int count_;
+    const std::int64_t outputs_;
+    const Finish<D> finish_;
+};
 
 template <class S, class D>
 void product_by_tiles(const Term<S>* terms, int count, std::int64_t pixels, std::int64_t outputs,
                       const Finish<D>& finish) {
     // The compiler does not know that tiles are read from memory: what was written before must be there.
     __asm__ volatile("" ::: "memory");
-    const std::int64_t whole = pixels / block_pixels * block_pixels;
+    Blocks<S, D> blocks(terms, count, outputs, finish);
+    const std::int64_t whole = pixels / block_pixels * block_pixels, left = pixels - whole;
     if (whole > 0) {
         const TileConfiguration configuration(block_pixels);
         for (std::int64_t pixel = 0; pixel < whole; pixel += block_pixels) {
-            product_block<true>(terms, count, pixel, block_pixels, outputs, finish);
+            blocks.template multiply<true>(pixel, block_pixels);
         }
+        blocks.template end<true>();
     }
-    if (whole < pixels) {
-        const std::int64_t left = pixels - whole;
+    if (left > 0) {
         const TileConfiguration configuration(left);
-        left > tile_side ? product_block<true>(terms, count, whole, left, outputs, finish)
-                         : product_block<false>(terms, count, whole, left, outputs, finish);
+        if (left > tile_side) {
+            blocks.template multiply<true>(whole, left);
+            blocks.template end<true>();
+        } else {
+            blocks.template multiply<false>(whole, left);
+            blocks.template end<false>();
+        }
     }
 }
 

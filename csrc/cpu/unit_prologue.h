@@ -36,6 +36,26 @@ public:
         }
     }
 
+    // Calls body(read), where read(pixel) is the vector of channels from `c` on of a pixel as above.
+    template <class Body>
+    PYHAR_INLINE void with_vector(std::int64_t c, const Body& body) const {
+        const S* const from = x_ + c;
+        const std::int64_t n = channels_ - c, step = channels_;
+        const bool whole = n >= lanes<float>;
+        if (scale_ == nullptr) {
+            if (whole) return body([=](std::int64_t i) PYHAR_LAMBDA_INLINE { return load_map(from + i * step); });
+            return body([=](std::int64_t i) PYHAR_LAMBDA_INLINE { return load_map_first(from + i * step, n); });
+        }
+        const Vec<float> scale = load_first<float>(scale_ + c, whole ? lanes<float> : n, 0.0f);
+        const Vec<float> shift = load_first<float>(shift_ + c, whole ? lanes<float> : n, 0.0f);
+        if (whole) {
+            return body([=](std::int64_t i)
+                            PYHAR_LAMBDA_INLINE { return rectified(load_map(from + i * step) * scale + shift); });
+        }
+        body([=](std::int64_t i)
+                 PYHAR_LAMBDA_INLINE { return rectified(load_map_first(from + i * step, n) * scale + shift); });
+    }
+
     // Pixels [first, first + count) as factors of a product, `step` elements apart, filled up with zeros.
     template <class D>
     void rows(std::int64_t first, std::int64_t count, D* to, std::int64_t step) const {

@@ -56,6 +56,10 @@ PYHAR_INLINE Vec<float> load_map_first(const BFloat16* p, std::int64_t n) {
 PYHAR_INLINE void store_map(BFloat16* p, Vec<float> v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_words(v));
 }
+PYHAR_INLINE void store_two(BFloat16* p, Vec<float> v, Vec<float> w) {
+    const __m512bh words = _mm512_cvtne2ps_pbh((__m512)w, (__m512)v);
+    std::memcpy(static_cast<void*>(p), &words, sizeof words);
+}
 PYHAR_INLINE void store_map_first(BFloat16* p, Vec<float> v, std::int64_t n) {
     _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), narrow_words(v));
 }

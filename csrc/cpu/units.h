@@ -41,13 +41,13 @@ void separable_unit(const Unit& unit) {
     auto body = [&](std::int64_t begin, std::int64_t end) {
         const Frame frame;
         const std::int64_t pixels = (end - begin) * columns, first_pixel = begin * columns;
-        Window window(end - begin < unit.rows ? end - begin : unit.rows, columns, channels, unit.kernel);
+        Window window(end - begin < unit.rows ? end - begin : unit.rows, columns, unit.kernel);
         const Spatial<F> spatial(channels, pixels);
         for (std::int64_t row = begin; row < end;) {
             const std::int64_t picture = row / unit.rows, first = row % unit.rows;
             const std::int64_t left = unit.rows - first, count = left < end - row ? left : end - row;
-            window.fill(prologue, channels, picture * unit.rows * columns, unit.rows, first, count);
-            depthwise(window, unit, count, spatial.pixel((row - begin) * columns), spatial.step());
+            window.move_to(picture * unit.rows * columns, unit.rows, first, count);
+            depthwise(window, prologue, unit, count, spatial.pixel((row - begin) * columns), spatial.step());
             row += count;
         }
         const Activated<S, F> activated(unit, unit.shortcut == nullptr ? 0 : pixels);
