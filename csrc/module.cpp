@@ -203,10 +203,10 @@ void cpu_stem_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Addre
 }
 
 void cpu_separable_unit(bool bfloat16, bool int8, const std::array<std::int64_t, 5>& size, Address x, Address scale,
-                        Address shift, std::int64_t kernel, Address depthwise, Address pointwise, Address shortcut,
-                        const std::array<Address, 2>& skips, Address out) {
+                        Address shift, std::int64_t repeat, std::int64_t kernel, Address depthwise, Address pointwise,
+                        Address shortcut, const std::array<Address, 2>& skips, Address out) {
     auto u = unit(size, x, scale, shift, pointwise, shortcut, skips, out);
-    u.kernel = kernel;
+    u.repeat = repeat, u.kernel = kernel;
     u.depthwise = static_cast<const float*>(pointer(depthwise));
     run_unit(unit_kernels(bfloat16, int8).separable, u);
 }

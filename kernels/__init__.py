@@ -61,9 +61,11 @@ to write, dense channels_last, at least one value; what they hand from step to s
     convolution_unit(x, scale, shift, weight, skips, out)
     pooling_unit(x, kernel, stride, out)
     upsampling_unit(x, out)                        optional
+    upscaling_unit(x, scale, shift, depthwise, pointwise, beside, skips, out)
+                                                   optional; without it, a separable unit of repeated maps serves
     stem_unit(frames, weight, stride, out)         optional; out is of the type of the weight
-    int8_units_why_not(x, weights, scales, skips)  optional; with it, separable, bottleneck and convolution units take
-                                                   `scales` of int8 weights after `out`, see pyhar.ops.int8
+    int8_units_why_not(x, weights, scales, skips)  optional; with it, separable, upscaling, bottleneck and convolution
+                                                   units take `scales` of int8 weights after `out`, see pyhar.ops.int8
 
 Maps, weights and skips are of one type; scale, shift and bias are float32; scale and shift are both there or both None.
 A picture's result depends on that picture alone, NaN included, and relu keeps NaN. Weights may have any strides; in

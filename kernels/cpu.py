@@ -19,6 +19,7 @@ from pyhar.kernels.cpu_units import (
     stem_unit,
     units_why_not,
     upsampling_unit,
+    upscaling_unit,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "stem_unit",
     "units_why_not",
     "upsampling_unit",
+    "upscaling_unit",
     "why_not",
     "why_unusable",
 ]

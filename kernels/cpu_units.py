@@ -92,10 +92,36 @@ def separable_unit(
     call = _Product(x, scale, shift, skips, out, scales)
     call(
         "cpu_separable_unit",
+        1,
         depthwise.shape[-1],
         call.packed(depthwise, _channels),
         call.factors(pointwise, _matrix),
         call.factors(shortcut, _matrix),
+    )
+
+
+def upscaling_unit(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    beside: Tensor,
+    skips: Skips,
+    out: Tensor,
+    scales: Scales = (),
+) -> None:
+    """Write the upscaling unit's output. A kernel over repeated pixels is four smaller ones over the pixels."""
+    if out.numel() == 0:
+        return
+    call = _Product(x, scale, shift, (beside, *skips), out, scales)
+    call(
+        "cpu_separable_unit",
+        2,
+        depthwise.shape[-1],
+        call.packed(depthwise, _repeated_channels),
+        call.factors(pointwise, _matrix),
+        None,
     )
 
 
@@ -185,7 +211,7 @@ class _Call:
         self.bfloat16 = x.dtype == torch.bfloat16 and entry("cpu_has_bfloat16_units")()
         self.widened = x.dtype != torch.float32 and not self.bfloat16
         self.numbers: tuple[bool, ...] = (self.bfloat16,)
-        self.size = (n, c, outputs, rows, columns)
+        self.size: tuple[int, ...] = (n, c, outputs, rows, columns)
         self.inputs = (self._dense(x), _contiguous(scale), _contiguous(shift))
         self.skips = [self._dense(skip) for skip in skips]
         self.out = out
@@ -211,6 +237,7 @@ class _Product(_Call):
         self, x: Tensor, scale: Tensor | None, shift: Tensor | None, skips: Skips, out: Tensor, scales: Scales
     ) -> None:
         super().__init__(x, scale, shift, skips, out)
+        self.size = (*x.shape[:2], *out.shape[1:])
         self.numbers = (self.bfloat16, bool(scales))
         self.scales = iter(scales)
         self.format = _Format(*entry("cpu_unit_packing")(*self.numbers))
@@ -299,6 +326,18 @@ def _expansion(weight: Tensor, form: _Format) -> Tensor:
 def _channels(weight: Tensor, form: _Format) -> Tensor:
     whole = _filled(weight.flatten(1).float().T, form.lanes)  # (kernel * kernel, channels)
     return whole.unflatten(1, (-1, form.lanes)).transpose(0, 1).contiguous()
+
+
+def _repeated_channels(weight: Tensor, form: _Format) -> Tensor:
+    """(C, 1, k, k) over repeated pixels as a kernel over pixels for each of the 2 x 2, taps that meet one added up."""
+    side = weight.shape[-1]
+    meets = torch.zeros(2, (side + 1) // 2, side, dtype=torch.float64)  # pixels and taps, for either of two repeated
+    for place in range(2):
+        first = (place - side // 2) // 2
+        for tap in range(side):
+            meets[place, (place + tap - side // 2) // 2 - first, tap] = 1
+    kernels = torch.einsum("pat,qbu,ctu->cpqab", meets, meets, weight[:, 0].double())
+    return _channels(kernels.float(), form)
 
 
 def _vector(vector: Tensor, form: _Format) -> Tensor:

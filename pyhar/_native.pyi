@@ -72,6 +72,7 @@ def cpu_separable_unit(
     x: int,
     scale: int,
     shift: int,
+    repeat: int,
     kernel: int,
     depthwise: int,
     pointwise: int,

@@ -25,8 +25,10 @@ struct Unit {
     // (outputs, kernel * channels) for each row of the kernel.
     std::int64_t row_stride = 1, column_stride = 1;
 
-    // Separable units: floats, [channels / lanes][kernel * kernel][lanes], filled up with zeros.
-    std::int64_t kernel = 1;
+    // Separable units: floats, [channels / lanes][repeat * repeat][taps * taps][lanes], filled up with zeros. With `repeat`
+    // 2, x and the first skip have half the rows and columns, and each pixel of theirs stands for 2 x 2, for each of which
+    // there is a kernel over x, of (kernel + 1) / 2 taps a side; else the taps are the kernel's.
+    std::int64_t kernel = 1, repeat = 1;
     const float* depthwise = nullptr;
 
     // Bottleneck units. `weight` is a matrix (outputs, middle) for each place of the kernel; with a 3 x 3 kernel and

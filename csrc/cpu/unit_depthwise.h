@@ -8,16 +8,26 @@
 namespace pyhar {
 namespace PYHAR_ISA {
 
+// The kernels of a unit over the pixels of x: one, or with `repeat` 2 one for each of the 2 x 2 that a pixel stands for,
+// with half the taps. Those of the second rows and columns begin `shift` pixels later.
+struct Taps {
+    explicit Taps(const Unit& unit)
+        : side(unit.repeat == 1 ? unit.kernel : (unit.kernel + 1) / 2),
+          reach(unit.repeat == 1 ? unit.kernel / 2 : (unit.kernel / 2 + 1) / 2),
+          shift(unit.repeat == 1 ? 0 : unit.kernel / 2 % 2) {}
+    const std::int64_t side, reach, shift;
+};
+
 // One vector of channels of rows of a picture and of the rows and columns around that the kernel reaches, zeros outside
 // the picture. It fits the first-level cache, where it is filled and read for one vector after the other.
 class Window {
 public:
     // For up to `rows` rows of `columns` pixels.
-    Window(std::int64_t rows, std::int64_t columns, std::int64_t kernel)
+    Window(std::int64_t rows, std::int64_t columns, const Taps& taps)
         : columns_(columns),
-          margin_(kernel / 2),
-          step_(columns + kernel - 1),
-          size_((rows + kernel - 1) * step_),
+          margin_(taps.reach),
+          step_(columns + 2 * margin_),
+          size_((rows + 2 * margin_) * step_),
           data_(scratch<float>(size_ * lanes<float>)) {}
 
     // Moves to the rows [first, first + rows) of the picture that begins at `pixel` and has `picture_rows` rows.
@@ -41,7 +51,7 @@ public:
         });
     }
 
-    const float* row(std::int64_t i) const { return data_ + i * step(); }
+    const float* pixel(std::int64_t y, std::int64_t x) const { return data_ + (y * step_ + x) * lanes<float>; }
     std::int64_t step() const { return step_ * lanes<float>; }
 
 private:
@@ -105,24 +115,33 @@ PYHAR_INLINE void depthwise_row(const float* from, std::int64_t from_step, std::
 }
 
 template <class S, int side>
-PYHAR_NOINLINE void depthwise_rows(const Window& window, std::int64_t rows, std::int64_t columns, std::int64_t kernel,
-                                   const float* weights, S* to, std::int64_t to_step) {
-    for (std::int64_t y = 0; y < rows; ++y, to += columns * to_step) {
-        depthwise_row<S, side, most_pixels>(window.row(y), window.step(), 0, columns, kernel, weights, to, to_step);
+PYHAR_NOINLINE void depthwise_rows(const float* from, std::int64_t from_step, std::int64_t rows, std::int64_t columns,
+                                   std::int64_t kernel, const float* weights, S* to, std::int64_t to_step,
+                                   std::int64_t row_step) {
+    for (std::int64_t y = 0; y < rows; ++y, from += from_step, to += row_step) {
+        depthwise_row<S, side, most_pixels>(from, from_step, 0, columns, kernel, weights, to, to_step);
     }
 }
 
-// Writes `rows` rows of whole vectors of channels, from where the window is, pixels to_step elements apart.
+// Writes what becomes of `rows` rows, from where the window is, in whole vectors of channels, pixels to_step elements
+// apart.
 template <class S, class D>
 void depthwise(Window& window, const Prologue<S>& prologue, const Unit& unit, std::int64_t rows, D* to,
                std::int64_t to_step) {
-    const auto run = unit.kernel == 5   ? &depthwise_rows<D, 5>
-                     : unit.kernel == 3 ? &depthwise_rows<D, 3>
-                                        : &depthwise_rows<D, 0>;
+    const Taps taps(unit);
+    const auto run = taps.side == 5   ? &depthwise_rows<D, 5>
+                     : taps.side == 3 ? &depthwise_rows<D, 3>
+                                      : &depthwise_rows<D, 0>;
+    const std::int64_t repeat = unit.repeat, row_step = unit.columns * to_step;
     const float* weights = unit.depthwise;
-    for (std::int64_t c = 0; c < unit.channels; c += lanes<float>, weights += unit.kernel * unit.kernel * lanes<float>) {
+    for (std::int64_t c = 0; c < unit.channels; c += lanes<float>) {
         window.fill(prologue, c);
-        run(window, rows, unit.columns, unit.kernel, weights, to + c, to_step);
+        for (std::int64_t place = 0; place < repeat * repeat; ++place) {
+            const std::int64_t down = place / repeat, across = place % repeat;
+            run(window.pixel(down * taps.shift, across * taps.shift), window.step(), rows, unit.columns / repeat, taps.side,
+                weights, to + c + down * row_step + across * to_step, repeat * to_step, repeat * row_step);
+            weights += taps.side * taps.side * lanes<float>;
+        }
     }
 }
 

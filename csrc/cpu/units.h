@@ -31,29 +31,37 @@ void convolution_unit(const Unit& unit) {
 
 template <class S, class F = S>
 void separable_unit(const Unit& unit) {
-    const std::int64_t rows = unit.batch * unit.rows, columns = unit.columns, channels = unit.channels;
-    const std::int64_t a_pixel = (unit.shortcut == nullptr ? 1 : 2) * unit.outputs + unit.kernel * unit.kernel;
-    const int threads = useful_threads(2.0 * static_cast<double>(rows * columns * channels * a_pixel), rows);
-    const std::int64_t together = (pixels_of_a_task(rows * columns, threads) + columns - 1) / columns;
+    const std::int64_t repeat = unit.repeat, channels = unit.channels, outputs = unit.outputs;
+    const std::int64_t picture_rows = unit.rows / repeat, columns = unit.columns / repeat;  // of x
+    const std::int64_t rows = unit.batch * picture_rows, made = repeat * repeat * columns;  // pixels of a row of x
+    const std::int64_t a_pixel = (unit.shortcut == nullptr ? 1 : 2) * outputs + unit.kernel * unit.kernel;
+    const int threads = useful_threads(2.0 * static_cast<double>(rows * made * channels * a_pixel), rows);
+    const std::int64_t together = (pixels_of_a_task(rows * made, threads) + made - 1) / made;
     const Prologue<S> prologue(unit);
     const Finish<S> finish = finish_of<S>(unit);
     // Rows are numbered through the batch; those of a task may be of several pictures.
     auto body = [&](std::int64_t begin, std::int64_t end) {
         const Frame frame;
-        const std::int64_t pixels = (end - begin) * columns, first_pixel = begin * columns;
-        Window window(end - begin < unit.rows ? end - begin : unit.rows, columns, unit.kernel);
+        const std::int64_t pixels = (end - begin) * made, first_pixel = begin * made;
+        Window window(end - begin < picture_rows ? end - begin : picture_rows, columns, Taps(unit));
         const Spatial<F> spatial(channels, pixels);
         for (std::int64_t row = begin; row < end;) {
-            const std::int64_t picture = row / unit.rows, first = row % unit.rows;
-            const std::int64_t left = unit.rows - first, count = left < end - row ? left : end - row;
-            window.move_to(picture * unit.rows * columns, unit.rows, first, count);
-            depthwise(window, prologue, unit, count, spatial.pixel((row - begin) * columns), spatial.step());
+            const std::int64_t picture = row / picture_rows, first = row % picture_rows;
+            const std::int64_t left = picture_rows - first, count = left < end - row ? left : end - row;
+            window.move_to(picture * picture_rows * columns, picture_rows, first, count);
+            depthwise(window, prologue, unit, count, spatial.pixel((row - begin) * made), spatial.step());
             row += count;
         }
         const Activated<S, F> activated(unit, unit.shortcut == nullptr ? 0 : pixels);
         Term<F> terms[2] = {spatial.term(pixels, unit.weight)};
         if (unit.shortcut != nullptr) terms[1] = activated.term(first_pixel, pixels, unit.shortcut);
-        product(terms, unit.shortcut == nullptr ? 1 : 2, pixels, unit.outputs, moved(finish, first_pixel));
+        Finish<S> here = moved(finish, first_pixel);
+        if (repeat > 1 && unit.skips[0] != nullptr) {
+            S* const repeated = scratch<S>(pixels * outputs);
+            repeat_rows(finish.skips[0] + begin * columns * outputs, end - begin, columns, outputs, repeated);
+            here.skips[0] = repeated;
+        }
+        product(terms, unit.shortcut == nullptr ? 1 : 2, pixels, outputs, here);
     };
     parallel_for(rows, together, threads, body);
 }

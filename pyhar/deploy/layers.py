@@ -133,14 +133,15 @@ class Upscaling(Separable):
         """
         assert self.shortcut is not None
         beside = ops.convolution_unit(x, self.scale, self.shift, self.shortcut, weight_scales=self.scales("pointwise"))
-        return ops.separable_unit(
-            ops.upsampling_unit(x),
+        return ops.upscaling_unit(
+            x,
             self.scale,
             self.shift,
             self.depthwise,
             self.pointwise,
+            beside,
             weight_scales=self.scales("shortcut"),
-            skips=(ops.upsampling_unit(beside), *skips),
+            skips=skips,
         )
 
 

@@ -54,7 +54,15 @@ from pyhar.ops.depthwise import depthwise_conv
 from pyhar.ops.dispatch import available_backends, use_backend
 from pyhar.ops.int8 import quantise
 from pyhar.ops.softmax import spatial_softmax
-from pyhar.ops.units import bottleneck_unit, convolution_unit, pooling_unit, separable_unit, stem_unit, upsampling_unit
+from pyhar.ops.units import (
+    bottleneck_unit,
+    convolution_unit,
+    pooling_unit,
+    separable_unit,
+    stem_unit,
+    upsampling_unit,
+    upscaling_unit,
+)
 
 __all__ = [
     "DecodedPose",
@@ -74,6 +82,7 @@ __all__ = [
     "spatial_softmax",
     "stem_unit",
     "upsampling_unit",
+    "upscaling_unit",
     "use_backend",
 ]
 

@@ -14,29 +14,42 @@ from torch import Tensor
 
 from pyhar.ops.compiled import KERNELS
 from pyhar.ops.dispatch import are_plain, is_traced, register
-from pyhar.ops.units import pooled_sides
+from pyhar.ops.units import pooled_sides, repeated
 
 
 def add_units(backend: str) -> None:
     """Register the units of `backend`, which `pyhar.ops.compiled.add_backend` has been given."""
 
+    def separable_of_repeated(*args: Any) -> None:
+        """The upscaling unit of a module that has none."""
+        x, *unit, beside, skips, out = args
+        x, beside = (repeated(maps).contiguous(memory_format=torch.channels_last) for maps in (x, beside))
+        KERNELS[backend].separable_unit(x, *unit, None, (beside, *skips), out)
+
     def join(operator: str, out_weight: int, weights: tuple[int, ...]) -> None:
         """`out_weight`, `weights`: places of the weight with the output's channels, and of all, among the arguments."""
+        sides = 2 if operator == "upscaling_unit" else 1  # of the output, in those of x
 
         def function(*args: Any, **scales: Any) -> Tensor:
             x = args[0]
-            shape = (x.shape[0], args[out_weight].shape[0], *x.shape[2:])
+            shape = (x.shape[0], args[out_weight].shape[0], sides * x.shape[2], sides * x.shape[3])
             out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
             if out.numel():
-                getattr(KERNELS[backend], operator)(*args, out, **scales)
+                getattr(KERNELS[backend], operator, separable_of_repeated)(*args, out, **scales)
             return out
+
+        def given(args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+            return tuple(args[place] for place in weights if args[place] is not None)
+
+        def added(args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+            """Maps beside x."""
+            return (args[5], *args[-1]) if operator == "upscaling_unit" else args[-1]
 
         def why_not(*args: Any) -> str | None:
             reason = _needs_plain(args)
             if reason is not None:
                 return reason
-            given = tuple(args[place] for place in weights if args[place] is not None)
-            return KERNELS[backend].units_why_not(args[0], given, args[-1])
+            return KERNELS[backend].units_why_not(args[0], given(args), added(args))
 
         def int8(*args: Any) -> Tensor:
             *unit, scales, skips = args
@@ -47,8 +60,7 @@ def add_units(backend: str) -> None:
             reason = _needs_plain((*unit, *scales, skips))
             if reason is not None:
                 return reason
-            given = tuple(args[place] for place in weights if args[place] is not None)
-            return KERNELS[backend].int8_units_why_not(args[0], given, scales, skips)
+            return KERNELS[backend].int8_units_why_not(args[0], given(args), scales, added((*unit, skips)))
 
         register(operator, backend, function, why_not)
         if hasattr(KERNELS[backend], "int8_units_why_not"):
@@ -93,6 +105,7 @@ def add_units(backend: str) -> None:
         register("stem_unit", backend, stem, stem_why_not)
     register("pooling_unit", backend, pooling, pooling_why_not)
     join("separable_unit", 4, (3, 4, 5))
+    join("upscaling_unit", 4, (3, 4))
     join("bottleneck_unit", 5, (3, 5, 6))
     join("convolution_unit", 3, (3,))
 

@@ -47,6 +47,7 @@ LAYERS = frozenset(
         "separable_unit",
         "stem_unit",
         "upsampling_unit",
+        "upscaling_unit",
     )
 )
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyhar.ops.dispatch import register
-from pyhar.ops.units import Skips, activated
+from pyhar.ops.units import Skips, activated, repeated
 
 Scales = tuple[Tensor, ...]
 
@@ -93,6 +93,20 @@ def _eager_separable_unit(
     return _summed(y, a, scale is not None, shortcut, scales, skips, x.dtype)
 
 
+def _eager_upscaling_unit(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    beside: Tensor,
+    scales: Scales,
+    skips: Skips,
+) -> Tensor:
+    unit = (scale, shift, depthwise, pointwise, None, scales)
+    return _eager_separable_unit(repeated(x), *unit, (repeated(beside), *skips))
+
+
 def _eager_bottleneck_unit(
     x: Tensor,
     scale: Tensor | None,
@@ -120,5 +134,6 @@ def _eager_convolution_unit(
 
 
 register("int8_separable_unit", "eager", _eager_separable_unit)
+register("int8_upscaling_unit", "eager", _eager_upscaling_unit)
 register("int8_bottleneck_unit", "eager", _eager_bottleneck_unit)
 register("int8_convolution_unit", "eager", _eager_convolution_unit)

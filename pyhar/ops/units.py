@@ -5,6 +5,7 @@ added to its output (the input itself, a lateral connection). No operator has a 
 convolution is padded "same" with an odd kernel.
 
 - `separable_unit`: y = pointwise(depthwise(a)) [+ shortcut(a)] + skips
+- `upscaling_unit`: y = pointwise(depthwise(up(a))) + up(beside) + skips, where up repeats each pixel as 2 x 2
 - `bottleneck_unit`: y = expand(relu(reduce(a) + bias)) [+ shortcut(a)] + skips; the middle norm is folded into `reduce`
 - `convolution_unit`: y = weight(a) + skips, of any odd kernel, 1x1 included
 - `pooling_unit`: y = the largest value of each window; it has no prologue and nothing is added
@@ -71,6 +72,40 @@ def separable_unit(
     _check_products(products, weight_scales, x)
     _check_skips(x, outputs, skips)
     return _run("separable_unit", backend, weight_scales, skips, x, scale, shift, depthwise, pointwise, shortcut)
+
+
+def upscaling_unit(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    beside: Tensor,
+    *,
+    weight_scales: Scales = (),
+    skips: Skips = (),
+    backend: str | None = None,
+) -> Tensor:
+    """Return pointwise(depthwise(up(a))) + up(beside) + skips, a = relu(scale * x + shift), up: each pixel as 2 x 2.
+
+    Args:
+        beside: maps (N, O, Y, X): a product before the repetition is a quarter of the work of one behind it.
+        weight_scales: float32 (O,) for `pointwise`, which is int8 then.
+        skips: at most one, maps (N, O, 2 Y, 2 X).
+        The others: as for `separable_unit`.
+
+    Returns:
+        Maps (N, O, 2 Y, 2 X) in the type of `x`.
+
+    Raises: as `separable_unit`.
+    """
+    channels = _check_prologue(x, scale, shift)
+    kernel, outputs = _shape("depthwise", depthwise)[-1], _shape("pointwise", pointwise)[0]
+    _check_weight("depthwise", depthwise, x, (channels, 1, kernel, kernel))
+    _check_products({"pointwise": (pointwise, (outputs, channels, 1, 1))}, weight_scales, x)
+    _check_maps_like(x, "beside", beside, (x.shape[0], outputs, *x.shape[2:]))
+    _check_skips(x, outputs, skips, most=1, sides=2)
+    return _run("upscaling_unit", backend, weight_scales, skips, x, scale, shift, depthwise, pointwise, beside)
 
 
 def bottleneck_unit(
@@ -284,18 +319,23 @@ def _run(operator: str, backend: str | None, scales: Scales, skips: Skips, *unit
     return served
 
 
-def _check_skips(x: Tensor, channels: int, skips: Any) -> None:
+def _check_skips(x: Tensor, channels: int, skips: Any, most: int = 2, sides: int = 1) -> None:
     if not isinstance(skips, (tuple, list)) or not all(isinstance(skip, Tensor) for skip in skips):
         raise TypeError(f"skips: expected a tuple of maps, got {type(skips).__name__}")
-    if len(skips) > 2:
-        raise ValueError(f"skips: expected at most 2 maps, got {len(skips)}")
-    expected = (x.shape[0], channels, *x.shape[2:])
+    if len(skips) > most:
+        raise ValueError(f"skips: expected at most {most}, got {len(skips)}")
     for skip in skips:
-        if skip.dtype != x.dtype:
-            raise TypeError(f"skips: expected the type of the maps, {x.dtype}, got {skip.dtype}")
-        if skip.shape != expected:
-            raise ValueError(f"skips: expected shape {expected}, got {tuple(skip.shape)}")
-        _check_device("skips", skip, x)
+        _check_maps_like(x, "skips", skip, (x.shape[0], channels, sides * x.shape[2], sides * x.shape[3]))
+
+
+def _check_maps_like(x: Tensor, name: str, maps: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(maps, Tensor):
+        raise TypeError(f"{name}: expected maps, got {type(maps).__name__}")
+    if maps.dtype != x.dtype:
+        raise TypeError(f"{name}: expected the type of the maps, {x.dtype}, got {maps.dtype}")
+    if maps.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(maps.shape)}")
+    _check_device(name, maps, x)
 
 
 def _check_device(name: str, tensor: Tensor, x: Tensor) -> None:
@@ -308,6 +348,11 @@ def activated(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
     if scale is None or shift is None:
         return x
     return torch.relu(torch.addcmul(shift[:, None, None], x.to(scale.dtype), scale[:, None, None])).to(x.dtype)
+
+
+def repeated(x: Tensor) -> Tensor:
+    """Return maps of twice the sides, every pixel repeated."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def _summed(y: Tensor, a: Tensor, shortcut: Tensor | None, skips: Skips) -> Tensor:
@@ -330,6 +375,19 @@ def _eager_separable_unit(
     a = activated(x, scale, shift)
     spatial = F.conv2d(a, depthwise, padding="same", groups=x.shape[1])
     return _summed(F.conv2d(spatial, pointwise), a, shortcut, skips)
+
+
+def _eager_upscaling_unit(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    beside: Tensor,
+    skips: Skips,
+) -> Tensor:
+    unit = (scale, shift, depthwise, pointwise, None)
+    return _eager_separable_unit(repeated(x), *unit, (repeated(beside), *skips))
 
 
 def _eager_bottleneck_unit(
@@ -373,9 +431,10 @@ def _eager_stem_unit(frames: Tensor, weight: Tensor, stride: tuple[int, int]) ->
     return F.conv2d(padded.contiguous(memory_format=last), weight, stride=stride).contiguous(memory_format=last)
 
 
-register("upsampling_unit", "eager", lambda x: F.interpolate(x, scale_factor=2, mode="nearest"))
+register("upsampling_unit", "eager", repeated)
 register("stem_unit", "eager", _eager_stem_unit)
 register("separable_unit", "eager", _eager_separable_unit)
+register("upscaling_unit", "eager", _eager_upscaling_unit)
 register("bottleneck_unit", "eager", _eager_bottleneck_unit)
 register("convolution_unit", "eager", _eager_convolution_unit)
 register("pooling_unit", "eager", _eager_pooling_unit)

@@ -16,7 +16,8 @@ from pyhar.kernels import cpu, cpu_units, native
 NATIVE = native.load()
 ISAS = [] if NATIVE is None else NATIVE.cpu_isas()
 pytestmark = pytest.mark.skipif(NATIVE is None, reason=f"native module missing: {native.why_missing()}")
-UNITS = ("separable_unit", "bottleneck_unit", "convolution_unit")
+UNITS = ("separable_unit", "upscaling_unit", "bottleneck_unit", "convolution_unit")
+WITH_SHORTCUT = ("separable_unit", "bottleneck_unit")
 # The largest error over the largest value of the output: sums in float32, a few roundings to bfloat16, one to float16.
 TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 8e-3, torch.float16: 5e-4}
 
@@ -80,14 +81,19 @@ def arguments(
     args: list[Any] = [channels_last(n, c, y, x, dtype=dtype)]
     args += [torch.randn(c), torch.randn(c)] if prologue else [None, None]
     middle = max(o // 2, 1)
-    if unit == "separable_unit":
+    sides = 2 if unit == "upscaling_unit" else 1  # of the output
+    if sides == 2:
+        args += [weight(c, 1, k, k * k), weight(o, c, 1, c), channels_last(n, o, y, x, dtype=dtype)]
+        skips = min(skips, 1)
+    elif unit == "separable_unit":
         args += [weight(c, 1, k, k * k), weight(o, c, 1, c)]
     elif unit == "bottleneck_unit":
         args += [weight(middle, c, 1, c), torch.randn(middle), weight(o, middle, k, middle * k * k)]
     else:
         args.append(weight(o, c, k, c * k * k))
-    options: dict[str, Any] = {"skips": tuple(channels_last(n, o, y, x, dtype=dtype) for _ in range(skips))}
-    if unit != "convolution_unit":
+    added = tuple(channels_last(n, o, sides * y, sides * x, dtype=dtype) for _ in range(skips))
+    options: dict[str, Any] = {"skips": added}
+    if unit in WITH_SHORTCUT:
         options["shortcut"] = weight(o, c, 1, c) if shortcut else None
     return args, options
 
@@ -123,7 +129,7 @@ def check(unit: str, args: list[Any], options: dict[str, Any]) -> None:
 def test_values(dtype: torch.dtype, unit: str, size: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     for prologue, shortcut, skips in OPTIONS:
-        if unit != "convolution_unit" or not shortcut:
+        if unit in WITH_SHORTCUT or not shortcut:
             check(unit, *arguments(unit, size, dtype=dtype, prologue=prologue, shortcut=shortcut, skips=skips))
 
 
@@ -188,7 +194,7 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype, unit: str) -> 
     before = torch.get_num_threads()
     try:
         for size in ((3, 48, 64, 17, 32, 3), (5, 64, 50, 4, 4, 5)):
-            args, options = arguments(unit, size, dtype=dtype, shortcut=unit != "convolution_unit", skips=1)
+            args, options = arguments(unit, size, dtype=dtype, shortcut=unit in WITH_SHORTCUT, skips=1)
             results = []
             for threads in (1, 2, 3):
                 torch.set_num_threads(threads)
@@ -202,10 +208,13 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype, unit: str) -> 
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_picture_does_not_depend_on_the_batch_it_is_in(dtype: torch.dtype, unit: str) -> None:
     torch.manual_seed(4)
-    args, options = arguments(unit, (5, 20, 24, 9, 11, 3), dtype=dtype, shortcut=unit != "convolution_unit", skips=1)
+    args, options = arguments(unit, (5, 20, 24, 9, 11, 3), dtype=dtype, shortcut=unit in WITH_SHORTCUT, skips=1)
     whole = call(unit, args, options)
     for n in range(5):
-        alone = call(unit, [args[0][n : n + 1], *args[1:]], options | {"skips": (options["skips"][0][n : n + 1],)})
+        one = [args[0][n : n + 1], *args[1:]]
+        if unit == "upscaling_unit":
+            one[-1] = one[-1][n : n + 1]
+        alone = call(unit, one, options | {"skips": (options["skips"][0][n : n + 1],)})
         assert torch.equal(alone, whole[n : n + 1])
 
 
@@ -242,7 +251,7 @@ def test_the_prologue_keeps_what_is_no_number(dtype: torch.dtype, unit: str) -> 
 @pytest.mark.parametrize("unit", UNITS)
 def test_empty_batches(dtype: torch.dtype, unit: str) -> None:
     args, options = arguments(unit, (0, 20, 24, 5, 6, 3), dtype=dtype, skips=1)
-    assert call(unit, args, options).shape == (0, 24, 5, 6)
+    assert call(unit, args, options).shape == (0, 24, *((10, 12) if unit == "upscaling_unit" else (5, 6)))
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -251,7 +260,8 @@ def test_maps_in_any_order(unit: str) -> None:
     args, options = arguments(unit, (2, 20, 24, 5, 6, 3), skips=2)
     y = call(unit, args, options)
     planar = [args[0].contiguous(), *args[1:]]
-    strided = (options["skips"][0].contiguous(), torch.stack([options["skips"][1]] * 2, -1)[..., 0])
+    first, *rest = options["skips"]
+    strided = (first.contiguous(), *(torch.stack([skip] * 2, -1)[..., 0] for skip in rest))
     assert torch.equal(call(unit, planar, options | {"skips": strided}), y)
 
 
@@ -260,8 +270,9 @@ def test_maps_in_any_order(unit: str) -> None:
 def test_nothing_is_written_beside_the_output(unit: str, dtype: torch.dtype) -> None:
     for outputs in (7, 24, 50):
         args, options = arguments(unit, (2, 20, outputs, 5, 6, 3), dtype=dtype)
-        whole = torch.full((4, outputs, 5, 6), 7.0, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        rest = (options["skips"],) if unit == "convolution_unit" else (options["shortcut"], options["skips"])
+        sides = (10, 12) if unit == "upscaling_unit" else (5, 6)
+        whole = torch.full((4, outputs, *sides), 7.0, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        rest = (options["shortcut"], options["skips"]) if unit in WITH_SHORTCUT else (options["skips"],)
         getattr(cpu, unit)(*args, *rest, whole[1:3])
         assert (whole[[0, 3]] == 7).all()
         assert torch.equal(whole[1:3], call(unit, args, options))
@@ -308,7 +319,7 @@ def test_plain_pytorch_serves_where_a_gradient_is_wanted(unit: str) -> None:
     getattr(ops, unit)(*args, **options).sum().backward()
     assert args[3].grad is not None
     with torch.no_grad():
-        assert call(unit, args, options).shape == (1, 24, 2, 3)
+        assert call(unit, args, options).shape == (1, 24, *((4, 6) if unit == "upscaling_unit" else (2, 3)))
 
 
 def test_float64_is_refused() -> None:

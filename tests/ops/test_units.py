@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyhar import ops
-from pyhar.models.blocks import EntryFlow, ResidualUnit, _pad_same, batch_norm
+from pyhar.models.blocks import EntryFlow, ResidualUnit, UpscalingUnit, _pad_same, batch_norm
 
 
 def folded(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -45,6 +45,20 @@ def test_separable_unit_is_the_residual_unit_of_the_network(out_channels: int, k
     skips = (x, lateral) if shortcut is None else (lateral,)
     y = ops.separable_unit(x, *folded(unit.norm), weights[0], weights[1], shortcut=shortcut, skips=skips)
     torch.testing.assert_close(y, unit(x) + lateral)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_upscaling_unit_is_that_of_the_network(kernel: int) -> None:
+    torch.manual_seed(3)
+    scaling = UpscalingUnit(12, 4, kernel)
+    trained(scaling)
+    unit = scaling.unit
+    x, lateral = torch.randn(2, 12, 4, 5).double(), torch.randn(2, 8, 8, 10).double()
+    weights = [layer.weight for layer in unit.main if isinstance(layer, nn.Conv2d)]
+    assert unit.shortcut is not None
+    beside = ops.convolution_unit(x, *folded(unit.norm), unit.shortcut.weight)
+    y = ops.upscaling_unit(x, *folded(unit.norm), weights[0], weights[1], beside, skips=(lateral,))
+    torch.testing.assert_close(y, scaling(x) + lateral)
 
 
 @pytest.mark.parametrize("out_channels", [12, 20])
@@ -168,3 +182,28 @@ def test_wrong_arguments_of_a_stem_are_named() -> None:
         ops.stem_unit(frames, torch.rand(4, 2, 3, 3))
     with pytest.raises(ValueError, match="stride: expected 1 or more, got"):
         ops.stem_unit(frames, torch.rand(4, 3, 3, 3), (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"beside": torch.randn(2, 6, 10, 10)}, ValueError, r"beside: expected shape \(2, 6, 5, 5\)"),
+        ({"beside": torch.randn(2, 6, 5, 5).half()}, TypeError, "beside: expected the type of the maps"),
+        ({"beside": None}, TypeError, "beside: expected maps, got NoneType"),
+        ({"skips": (torch.randn(2, 6, 5, 5),)}, ValueError, r"skips: expected shape \(2, 6, 10, 10\)"),
+        ({"skips": (torch.randn(2, 6, 10, 10),) * 2}, ValueError, "skips: expected at most 1"),
+    ],
+)
+def test_wrong_arguments_of_an_upscaling_unit(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    values: dict[str, Any] = {
+        "scale": torch.ones(4),
+        "shift": torch.zeros(4),
+        "depthwise": torch.randn(4, 1, 3, 3),
+        "pointwise": torch.randn(6, 4, 1, 1),
+        "beside": torch.randn(2, 6, 5, 5),
+        "skips": (torch.randn(2, 6, 10, 10),),
+    }
+    x = torch.randn(2, 4, 5, 5)
+    assert ops.upscaling_unit(x, **values).shape == (2, 6, 10, 10)
+    with pytest.raises(error, match=f"^{message}"):
+        ops.upscaling_unit(x, **(values | changes))

@@ -51,20 +51,25 @@ class Call:
         n, c, o, y, x, k, norm, shortcut, skips = sizes
         self.unit, middle = unit, max(1, o // 2)
 
-        def maps(channels: int) -> Tensor:
-            return torch.randn(n, channels, y, x).to(dtype).contiguous(memory_format=torch.channels_last)
+        sides = 2 if unit == "upscaling_unit" else 1  # of the output
+
+        def maps(channels: int, sides: int = 1) -> Tensor:
+            values = torch.randn(n, channels, sides * y, sides * x).to(dtype)
+            return values.contiguous(memory_format=torch.channels_last)
 
         self.x = maps(c)
         self.norm = [torch.randn(c), torch.randn(c)] if norm else [None, None]
-        self.skips = tuple(maps(o) for _ in range(skips))
+        self.skips = tuple(maps(o, sides) for _ in range(min(skips, 3 - sides)))
+        self.beside = maps(o)
         self.depthwise = (torch.randn(c, 1, k, k) / k).to(dtype)
         self.bias = torch.randn(middle)
         shapes = {
             "separable_unit": {"pointwise": (o, c, 1, 1)},
+            "upscaling_unit": {"pointwise": (o, c, 1, 1)},
             "bottleneck_unit": {"reduce": (middle, c, 1, 1), "expand": (o, middle, k, k)},
             "convolution_unit": {"weight": (o, c, k, k)},
         }[unit]
-        if shortcut and unit != "convolution_unit":
+        if shortcut and unit in ("separable_unit", "bottleneck_unit"):
             shapes["shortcut"] = (o, c, 1, 1)
         self.weights: dict[str, Tensor] = {}
         self.scales: tuple[Tensor, ...] = ()
@@ -77,13 +82,15 @@ class Call:
             return None if value is None else convert(value)
 
         positional = [given(self.x), *map(given, self.norm)]
-        if self.unit == "separable_unit":
+        if self.unit in ("separable_unit", "upscaling_unit"):
             positional.append(given(self.depthwise))
         for name, weight in self.weights.items():
             if name != "shortcut":
                 positional.append(weight)
             if name == "reduce":
                 positional.append(given(self.bias))
+        if self.unit == "upscaling_unit":
+            positional.append(given(self.beside))
         options: dict[str, Any] = {"skips": tuple(map(convert, self.skips))}
         if "shortcut" in self.weights:
             options["shortcut"] = self.weights["shortcut"]
@@ -154,7 +161,8 @@ def test_what_is_not_finite_stays_so_and_in_its_picture(norm: bool, bad: float, 
     clean = call.by("cpu")
     call.x[1, 3, 1, 2] = bad
     y = call.by("cpu")
-    assert y[1, :, 1, 2].isnan().all()
+    row, column = (2, 4) if unit == "upscaling_unit" else (1, 2)
+    assert y[1, :, row, column].isnan().all()
     assert torch.equal(y[[0, 2]], clean[[0, 2]])
     assert torch.equal(y.isnan(), call.by("eager").isnan())
 
@@ -165,6 +173,7 @@ def test_pixels_of_zeros(unit: str, value: float, with_int8: str) -> None:
     call = Call(unit, Sizes(norm=False, shortcut=True, skips=1))
     call.x.fill_(value)
     call.bias.zero_()
+    call.beside.zero_()
     assert torch.equal(call.by("cpu"), call.skips[0])
 
 
@@ -173,6 +182,7 @@ def test_a_picture_alone_and_any_threads_give_the_same_bits(unit: str, with_int8
     call = Call(unit, Sizes(n=3, c=96, o=96, y=20, x=20, shortcut=True, skips=1))
     y, threads = call.by("cpu"), torch.get_num_threads()
     call.x, call.skips = call.x[1:2], tuple(skip[1:2] for skip in call.skips)
+    call.beside = call.beside[1:2]
     try:
         torch.set_num_threads(1)
         assert torch.equal(call.by("cpu"), y[1:2])

@@ -15,7 +15,7 @@ from pyhar import ops
 from pyhar.errors import UserError
 from pyhar.ops import dispatch
 
-UNITS = ("separable_unit", "bottleneck_unit", "convolution_unit")
+UNITS = ("separable_unit", "upscaling_unit", "bottleneck_unit", "convolution_unit")
 DTYPES = [torch.float32, *HALF]
 # Of the result, relative to its largest magnitude. A half type rounds what is kept between the steps, and the result.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}
@@ -43,6 +43,7 @@ SIZES = (
     Sizes(n=1, c=33, o=17, y=33, x=17, skips=2),
     Sizes(n=5, c=17, o=32, y=2, x=2, kernel=5, norm=False),
     Sizes(n=2, c=35, o=33, y=7, x=5, kernel=1, skips=2),
+    Sizes(n=2, c=19, o=35, y=4, x=18, kernel=7, skips=1),
 )
 
 
@@ -53,18 +54,20 @@ class Call:
         n, c, o, y, x, k, norm, shortcut, skips = sizes
         self.unit = unit
         middle = max(1, o // 2)
+        sides = 2 if unit == "upscaling_unit" else 1  # of the output
 
         def weight(*shape: int) -> Tensor:
             return (torch.randn(shape) / (shape[1] * shape[2] * shape[3]) ** 0.5).to(device, dtype)
 
-        def maps(channels: int) -> Tensor:
-            values = torch.randn(n, channels, y, x).to(device, dtype)
+        def maps(channels: int, sides: int = 1) -> Tensor:
+            values = torch.randn(n, channels, sides * y, sides * x).to(device, dtype)
             return values.contiguous(memory_format=torch.channels_last)
 
         self.x = maps(c)
         self.norm = [torch.randn(c, device=device), torch.randn(c, device=device)] if norm else [None, None]
         self.weights = {
             "separable_unit": lambda: [weight(c, 1, k, k), weight(o, c, 1, 1)],
+            "upscaling_unit": lambda: [weight(c, 1, k, k), weight(o, c, 1, 1), maps(o)],
             "bottleneck_unit": lambda: [
                 weight(middle, c, 1, 1),
                 torch.randn(middle, device=device),
@@ -72,8 +75,8 @@ class Call:
             ],
             "convolution_unit": lambda: [weight(o, c, k, k)],
         }[unit]()
-        self.options: dict[str, Any] = {"skips": tuple(maps(o) for _ in range(skips))}
-        if unit != "convolution_unit":
+        self.options: dict[str, Any] = {"skips": tuple(maps(o, sides) for _ in range(min(skips, 3 - sides)))}
+        if unit in ("separable_unit", "bottleneck_unit"):
             self.options["shortcut"] = weight(o, c, 1, 1) if shortcut else None
 
     def by(self, backend: str) -> Tensor:
@@ -119,7 +122,7 @@ def test_values(unit: str, sizes: Sizes, dtype: torch.dtype, unit_backend: str) 
 @pytest.mark.parametrize("unit", UNITS)
 def test_no_pictures(unit: str, unit_backend: str) -> None:
     call = Call(unit, Sizes(n=0, skips=1), torch.float32, device_of(unit_backend))
-    assert call.by(unit_backend).shape == (0, 48, 3, 5)
+    assert call.by(unit_backend).shape == (0, 48, *((6, 10) if unit == "upscaling_unit" else (3, 5)))
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -135,7 +138,8 @@ def test_nan_stays_in_its_picture(unit: str, norm: bool, unit_backend: str) -> N
     clean = call.by(unit_backend)
     call.x[1, 3, 1, 2] = float("nan")
     y = call.by(unit_backend)
-    assert y[1, :, 1, 2].isnan().all()
+    row, column = (2, 4) if unit == "upscaling_unit" else (1, 2)
+    assert y[1, :, row, column].isnan().all()
     assert torch.equal(y[[0, 2]], clean[[0, 2]])
 
 
@@ -154,6 +158,8 @@ def test_parts_of_larger_maps(unit: str, unit_backend: str) -> None:
 
     call.x = part(call.x)
     call.options["skips"] = tuple(map(part, call.options["skips"]))
+    if unit == "upscaling_unit":
+        call.weights[2] = part(call.weights[2])  # what is added beside
     torch.testing.assert_close(call.by(unit_backend), expected, rtol=1e-6, atol=1e-6)
 
 
