@@ -175,10 +175,10 @@ void run_unit(pyhar::UnitKernel kernel, const pyhar::Unit& u) {
 }
 
 void cpu_convolution_unit(bool bfloat16, bool int8, const std::array<std::int64_t, 5>& size, Address x, Address scale,
-                          Address shift, std::int64_t kernel, Address weight, const std::array<Address, 2>& skips,
-                          Address out) {
+                          Address shift, std::int64_t kernel, bool winograd, Address weight,
+                          const std::array<Address, 2>& skips, Address out) {
     auto u = unit(size, x, scale, shift, weight, 0, skips, out);
-    u.kernel = kernel, u.middle = u.channels;
+    u.kernel = kernel, u.winograd = winograd, u.middle = u.channels;
     run_unit(unit_kernels(bfloat16, int8).convolution, u);
 }
 
@@ -213,9 +213,10 @@ void cpu_separable_unit(bool bfloat16, bool int8, const std::array<std::int64_t,
 
 void cpu_bottleneck_unit(bool bfloat16, bool int8, const std::array<std::int64_t, 5>& size, Address x, Address scale,
                          Address shift, std::int64_t middle, Address reduce, Address bias, std::int64_t kernel,
-                         Address expand, Address shortcut, const std::array<Address, 2>& skips, Address out) {
+                         bool winograd, Address expand, Address shortcut, const std::array<Address, 2>& skips,
+                         Address out) {
     auto u = unit(size, x, scale, shift, expand, shortcut, skips, out);
-    u.middle = middle, u.kernel = kernel;
+    u.middle = middle, u.kernel = kernel, u.winograd = winograd;
     u.reduce = pointer(reduce), u.bias = static_cast<const float*>(pointer(bias));
     run_unit(unit_kernels(bfloat16, int8).bottleneck, u);
 }

@@ -11,6 +11,7 @@ every call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ Scales = tuple[Tensor, ...]
 
 
 class _Format(NamedTuple):
-    """How the kernels of the instruction set in use take weights; see csrc/cpu/unit.h."""
+    """How kernels of the instruction set in use take weights; see csrc/cpu/unit.h."""
 
     lanes: int
     depth: int
@@ -35,6 +36,7 @@ class _Format(NamedTuple):
 _Packing = Callable[[Tensor, _Format], Tensor]
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
+_PATCHES = 8  # of a picture, from which on Winograd's convolution is taken
 _INT8_DEPTH = 2**16  # products of 255 and 127 whose sum fits 32 bits
 _GROUPS = {torch.bfloat16: 2, torch.int8: 4}  # multiplied together, see csrc/cpu/unit.h
 
@@ -146,8 +148,7 @@ def bottleneck_unit(
         reduce.shape[0],
         call.factors(reduce, _matrix),
         call.packed(bias, _vector),
-        expand.shape[-1],
-        call.factors(expand, _expansion),
+        *call.expansion(expand),
         call.factors(shortcut, _matrix),
     )
 
@@ -165,8 +166,7 @@ def convolution_unit(
     if out.numel() == 0:
         return
     call = _Product(x, scale, shift, skips, out, scales)
-    kernel = weight.shape[-1]
-    call("cpu_convolution_unit", kernel, call.factors(weight, _matrix if kernel == 1 else _expansion))
+    call("cpu_convolution_unit", *call.expansion(weight))
 
 
 def pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int], out: Tensor) -> None:
@@ -250,6 +250,19 @@ class _Product(_Call):
         """Return the next product's weight likewise."""
         return None if weight is None else _packed(weight, packing, self.format, self.widened, next(self.scales, None))
 
+    def expansion(self, weight: Tensor) -> tuple[int, bool, Tensor | None]:
+        """Return the side of a k x k product's kernel, whether it is Winograd's convolution, and its weight likewise.
+
+        Winograd's multiplies a quarter as much and reads four times the weights: not worth it where a picture has few
+        patches of 4 x 4 pixels to multiply each weight with.
+        """
+        kernel, form = weight.shape[-1], self.format
+        winograd = form.winograd and kernel == 3 and math.prod(-(-side // 4) for side in self.size[3:]) >= _PATCHES
+        packing = _matrix if kernel == 1 else _expansion
+        scale = next(self.scales, None)
+        packed = _packed(weight, packing, form._replace(winograd=winograd), self.widened, scale)
+        return kernel, winograd, packed
+
 
 def _contiguous(vector: Tensor | None) -> Tensor | None:
     return None if vector is None else vector.contiguous()
@@ -315,7 +328,7 @@ def _lines(weight: Tensor, form: _Format) -> Tensor:
 
 
 def _expansion(weight: Tensor, form: _Format) -> Tensor:
-    if weight.shape[-1] == 3 and form.winograd:
+    if form.winograd:
         transformed = torch.einsum("ai,bj,ocij->aboc", _G, _G, weight.double()).float()
         return _matrices(transformed, form)
     if weight.dtype == torch.int8:  # a row of the kernel is one product: pixels of whole vectors side by side

@@ -31,10 +31,11 @@ struct Unit {
     std::int64_t kernel = 1, repeat = 1;
     const float* depthwise = nullptr;
 
-    // Bottleneck units. `weight` is a matrix (outputs, middle) for each place of the kernel; with a 3 x 3 kernel and
-    // UnitKernels::winograd it is 36 packed as floats, the kernel transformed as unit_winograd.h has it; of int8 it is
-    // a matrix (outputs, kernel * middle) for each row of the kernel, the middle filled up to whole lanes. Convolution
-    // units are bottlenecks whose middle is what the prologue gives.
+    // Bottleneck units. `weight` is a matrix (outputs, middle) for each place of the kernel; with `winograd`, for kernels
+    // of 3 x 3 where UnitKernels::winograd is true, it is 36 packed as floats, the kernel transformed as unit_winograd.h
+    // has it; of int8 it is a matrix (outputs, kernel * middle) for each row of the kernel, the middle filled up to whole
+    // lanes. Convolution units are bottlenecks whose middle is what the prologue gives.
+    bool winograd = false;
     std::int64_t middle = 0;
     const void* reduce = nullptr;  // matrix (middle, channels)
     const float* bias = nullptr;   // (middle), filled up with zeros to whole vectors

@@ -263,7 +263,7 @@ void bottleneck_winograd(const Unit& unit, std::int64_t together, std::int64_t b
     });
 }
 
-// Whether kernels of 3 x 3 are left to Winograd's convolution, which multiplies in float32.
+// Whether kernels of 3 x 3 may be left to Winograd's convolution, which multiplies in float32.
 template <class S>
 constexpr bool uses_winograd = Factors<S>::depth <= 2;
 
@@ -316,7 +316,7 @@ void bottleneck_direct(const Unit& unit, std::int64_t together, std::int64_t beg
 
 template <class S, class F = S>
 void bottleneck_unit(const Unit& unit) {
-    const bool winograd = uses_winograd<F> && unit.kernel == 3;
+    const bool winograd = uses_winograd<F> && unit.winograd;
     const std::int64_t across = winograd ? (unit.columns + patch_outputs - 1) / patch_outputs : unit.columns;
     const std::int64_t whole = winograd ? patches_together : pixels_together;
     const std::int64_t unit_rows = winograd ? patch_outputs : 1;

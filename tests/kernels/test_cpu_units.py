@@ -28,6 +28,7 @@ OPTIONS = [(True, True, 0), (True, False, 1), (True, False, 2), (False, True, 1)
 SIZES = [
     (2, 16, 16, 8, 8, 5),
     (1, 5, 7, 3, 4, 3),  # less than a vector
+    (2, 20, 33, 13, 6, 3),  # patches that the picture does not fill
     (3, 33, 49, 9, 7, 5),  # vectors and what is left over
     (2, 48, 100, 1, 1, 3),  # one pixel
     (8, 96, 96, 4, 4, 5),  # several pictures in a task
