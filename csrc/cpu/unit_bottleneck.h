@@ -222,8 +222,14 @@ void each_piece(const Unit& unit, std::int64_t together, std::int64_t begin, std
     }
 }
 
+// Outputs of a unit: [first, end), whole panels of them but for the last.
+struct Outputs {
+    std::int64_t first, end;
+};
+
 template <class S>
-void bottleneck_winograd(const Unit& unit, std::int64_t together, std::int64_t begin, std::int64_t end) {
+void bottleneck_winograd(const Unit& unit, std::int64_t together, std::int64_t begin, std::int64_t end,
+                         const Outputs& part) {
     const Frame frame;
     const std::int64_t columns = unit.columns, outputs = unit.outputs;
     Middle<S, float> middle(unit, together);
@@ -237,7 +243,7 @@ void bottleneck_winograd(const Unit& unit, std::int64_t together, std::int64_t b
         const Finish<S> all = moved(finish_of<S>(unit), pixel);
         Term<S> straight{};
         if (base != nullptr) straight = activated.term(pixel, rows * columns, unit.shortcut);
-        for (std::int64_t first = 0; first < outputs; first += panel_outputs) {
+        for (std::int64_t first = part.first; first < part.end; first += panel_outputs) {
             if (base != nullptr) {
                 product_panel(&straight, 1, rows * columns, first, round_up<float>(outputs),
                               Finish<float>{base, panel_outputs});
@@ -295,7 +301,8 @@ int kernel_terms(const Unit& unit, const Middle<S, Byte>& middle, std::int64_t y
 
 // Any kernel: sums of products with the middle maps, moved by the tap.
 template <class S, class F>
-void bottleneck_direct(const Unit& unit, std::int64_t together, std::int64_t begin, std::int64_t end) {
+void bottleneck_direct(const Unit& unit, std::int64_t together, std::int64_t begin, std::int64_t end,
+                       const Outputs& part) {
     const Frame frame;
     const std::int64_t columns = unit.columns;
     Middle<S, F> middle(unit, together);
@@ -309,9 +316,21 @@ void bottleneck_direct(const Unit& unit, std::int64_t together, std::int64_t beg
         for (std::int64_t y = 0; y < rows; ++y) {
             int count = kernel_terms(unit, middle, y, terms);
             if (unit.shortcut != nullptr) terms[count++] = straight.from(y * columns);
-            product(terms, count, columns, unit.outputs, moved(finish_of<S>(unit), pixel + y * columns));
+            for (int t = 0; t < count; ++t) terms[t].b += part.first / lanes<float> * terms[t].vector_step();
+            product(terms, count, columns, part.end - part.first,
+                    from_output(moved(finish_of<S>(unit), pixel + y * columns), part.first));
         }
     });
+}
+
+// Calls body(part, begin, end) for the pieces of each part that [begin, end) reaches into, `pieces` to a part.
+template <class Body>
+void each_part(std::int64_t begin, std::int64_t end, std::int64_t pieces, const Body& body) {
+    while (begin < end) {
+        const std::int64_t part = begin / pieces, next = (part + 1) * pieces, last = next < end ? next : end;
+        body(part, begin - part * pieces, last - part * pieces);
+        begin = last;
+    }
 }
 
 template <class S, class F = S>
@@ -326,17 +345,24 @@ void bottleneck_unit(const Unit& unit) {
     const std::int64_t pieces = unit.batch * ((unit.rows + together - 1) / together);
     const std::int64_t reduced = unit.reduce == nullptr ? 0 : unit.channels;
     const std::int64_t a_pixel = unit.middle * (reduced + unit.outputs * unit.kernel * unit.kernel);
+    const std::int64_t panels = (unit.outputs + panel_outputs - 1) / panel_outputs;
     const int threads =
-        useful_threads(2.0 * static_cast<double>(unit.batch * unit.rows * unit.columns * a_pixel), pieces);
+        useful_threads(2.0 * static_cast<double>(unit.batch * unit.rows * unit.columns * a_pixel), pieces * panels);
+    // Where there are fewer pieces than threads, these share the outputs, and so the weights.
+    const std::int64_t shares = (threads + pieces - 1) / pieces, parts = shares < panels ? shares : panels;
     auto body = [&](std::int64_t begin, std::int64_t end) {
-        if constexpr (uses_winograd<F>) {
-            if (winograd) return bottleneck_winograd<S>(unit, together, begin, end);
-        }
-        bottleneck_direct<S, F>(unit, together, begin, end);
+        each_part(begin, end, pieces, [&](std::int64_t part, std::int64_t first, std::int64_t last) {
+            const std::int64_t next = panels * (part + 1) / parts * panel_outputs;
+            const Outputs outputs{panels * part / parts * panel_outputs, next < unit.outputs ? next : unit.outputs};
+            if constexpr (uses_winograd<F>) {
+                if (winograd) return bottleneck_winograd<S>(unit, together, first, last, outputs);
+            }
+            bottleneck_direct<S, F>(unit, together, first, last, outputs);
+        });
     };
     // Pieces that follow each other share rows of the middle: long ranges, yet enough for every thread.
-    const std::int64_t range = pieces / (4 * threads);
-    parallel_for(pieces, range < 1 ? 1 : range, threads, body);
+    const std::int64_t range = pieces * parts / (4 * threads);
+    parallel_for(pieces * parts, range < 1 ? 1 : range, threads, body);
 }
 
 }  // namespace PYHAR_ISA

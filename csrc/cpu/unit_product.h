@@ -153,17 +153,22 @@ void product_panel(const Term<S>* terms, int count, std::int64_t pixels, std::in
     }
 }
 
+// `finish` for outputs from `first` on.
+template <class D>
+Finish<D> from_output(Finish<D> finish, std::int64_t first) {
+    finish.out += first;
+    if (finish.bias != nullptr) finish.bias += first;
+    for (const D*& skip : finish.skips) {
+        if (skip != nullptr) skip += first;
+    }
+    return finish;
+}
+
 // All outputs of `pixels` pixels.
 template <class S, class D>
 void product(const Term<S>* terms, int count, std::int64_t pixels, std::int64_t outputs, const Finish<D>& finish) {
     for (std::int64_t first = 0; first < outputs; first += panel_outputs) {
-        Finish<D> at = finish;
-        at.out += first;
-        if (at.bias != nullptr) at.bias += first;
-        for (const D*& skip : at.skips) {
-            if (skip != nullptr) skip += first;
-        }
-        product_panel(terms, count, pixels, first, outputs, at);
+        product_panel(terms, count, pixels, first, outputs, from_output(finish, first));
     }
 }
 
