@@ -194,7 +194,7 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype, unit: str) -> 
     torch.manual_seed(3)
     before = torch.get_num_threads()
     try:
-        for size in ((3, 48, 64, 17, 32, 3), (5, 64, 50, 4, 4, 5)):
+        for size in ((3, 48, 64, 17, 32, 3), (5, 64, 50, 4, 4, 5), (1, 96, 160, 8, 8, 3)):
             args, options = arguments(unit, size, dtype=dtype, shortcut=unit in WITH_SHORTCUT, skips=1)
             results = []
             for threads in (1, 2, 3):
