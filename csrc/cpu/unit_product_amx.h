@@ -72,9 +72,9 @@ PYHAR_INLINE void zero_tiles() {
 }
 
 // The sums of a tile go to their place in `to`, rows of two vectors, and begin anew at 0. As above, literals alone.
-#define PYHAR_TAKE_SUMS(tile, to)                                                                            \
+#define PYHAR_TAKE_SUMS(tile, to)                                                                          \
     _tile_stored(tile, static_cast<char*>(to) + ((tile) / 2 * tile_side * 2 + (tile) % 2) * tile_side * 4, \
-                 2 * tile_side * 4);                                                                         \
+                 2 * tile_side * 4);                                                                       \
     _tile_zero(tile)
 
 template <bool tall, bool wide>
@@ -99,8 +99,8 @@ PYHAR_INLINE void tile_step(const S* a, const S* below, std::int64_t a_bytes, co
     _tile_loadd(6, b, b_bytes);
     _tile_loadd(4, a, a_bytes);
     if constexpr (take) {
-            PYHAR_TAKE_SUMS(0, taken);
-        }
+        PYHAR_TAKE_SUMS(0, taken);
+    }
     Tiles<S>::upper_left();
     if constexpr (wide) {
         _tile_loadd(7, beside, b_bytes);
@@ -138,8 +138,8 @@ PYHAR_INLINE Later<S> later(const Term<S>& term, std::int64_t vector) {
 }
 
 // Adds to the sums a block of up to 32 pixels times the vectors of outputs [vector, vector + wide]. What they were goes
-// to `taken` before, unless that is null. Weights are fetched two steps ahead, those that come `then` too. Calls
-// meanwhile() after the other steps, for what can be done while tiles are multiplied.
+// to `taken` in the first step, unless that is null. Weights are fetched two steps ahead, those that come `then` too.
+// Calls meanwhile() after the other steps, for what can be done while tiles are multiplied.
 template <bool tall, bool wide, class S, class Meanwhile>
 PYHAR_INLINE void add_to_tiles(const Term<S>& term, std::int64_t pixel, std::int64_t vector, void* taken,
                                const Later<S>& then, const Meanwhile& meanwhile) {
@@ -184,7 +184,8 @@ public:
         : terms_(terms), count_(count), outputs_(outputs), finish_(finish) {
         std::int64_t steps = 0;
         for (int t = 0; t < count; ++t) steps += terms[t].filled() / Factors<BFloat16>::depth;
-        share_ = steps > 2 ? (block_pixels + steps - 2) / (steps - 1) : block_pixels;
+        // All is finished in the steps but the first.
+        share_ = steps > 1 ? (block_pixels + steps - 2) / (steps - 1) : block_pixels;
     }
 
     // All outputs of the `pixels` pixels from `pixel` on, which the configuration is for; `tall`: more than a tile.
