@@ -183,10 +183,10 @@ void cpu_convolution_unit(bool bfloat16, bool int8, const std::array<std::int64_
 }
 
 void cpu_pooling_unit(bool bfloat16, const std::array<std::int64_t, 5>& size, Address x, Address scale, Address shift,
-                      std::int64_t kernel, const std::array<std::int64_t, 2>& stride,
+                      std::int64_t kernel, const std::array<std::int64_t, 2>& stride, bool extremes,
                       const std::array<Address, 2>& skips, Address out) {
     auto u = unit(size, x, scale, shift, 0, 0, skips, out);
-    u.kernel = kernel, u.row_stride = stride[0], u.column_stride = stride[1];
+    u.kernel = kernel, u.row_stride = stride[0], u.column_stride = stride[1], u.extremes = extremes;
     run_unit(unit_kernels(bfloat16).pooling, u);
 }
 

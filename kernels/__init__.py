@@ -60,6 +60,7 @@ to write, dense channels_last, at least one value; what they hand from step to s
     bottleneck_unit(x, scale, shift, reduce, bias, expand, shortcut, skips, out)
     convolution_unit(x, scale, shift, weight, skips, out)
     pooling_unit(x, kernel, stride, out)
+    extremes_unit(x, kernel, stride, out)          optional
     upsampling_unit(x, out)                        optional
     upscaling_unit(x, scale, shift, depthwise, pointwise, beside, skips, out)
                                                    optional; without it, a separable unit of repeated maps serves

@@ -13,6 +13,7 @@ from pyhar.kernels.cpu_entry import entry, keep, why_unusable
 from pyhar.kernels.cpu_units import (
     bottleneck_unit,
     convolution_unit,
+    extremes_unit,
     int8_units_why_not,
     pooling_unit,
     separable_unit,
@@ -27,6 +28,7 @@ __all__ = [
     "convolution_unit",
     "decode_backward",
     "decode_forward",
+    "extremes_unit",
     "int8_units_why_not",
     "pooling_unit",
     "separable_unit",

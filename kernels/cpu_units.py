@@ -173,7 +173,14 @@ def pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int], out: Tensor) -
     """Write the pooling unit's output."""
     if out.numel() == 0:
         return
-    _Call(x, None, None, (), out)("cpu_pooling_unit", kernel, stride)
+    _Call(x, None, None, (), out)("cpu_pooling_unit", kernel, stride, False)
+
+
+def extremes_unit(x: Tensor, kernel: int, stride: tuple[int, int], out: Tensor) -> None:
+    """Write the extremes unit's output."""
+    if out.numel() == 0:
+        return
+    _Call(x, None, None, (), out)("cpu_pooling_unit", kernel, stride, True)
 
 
 def upsampling_unit(x: Tensor, out: Tensor) -> None:

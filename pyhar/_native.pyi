@@ -122,6 +122,7 @@ def cpu_pooling_unit(
     shift: int,
     kernel: int,
     stride: tuple[int, int],
+    extremes: bool,
     skips: tuple[int, int],
     out: int,
     /,

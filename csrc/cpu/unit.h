@@ -24,6 +24,7 @@ struct Unit {
     // outputs = channels. Stems have a stride too; their x is float, (batch, channel, row, column), and their weight a matrix
     // (outputs, kernel * channels) for each row of the kernel.
     std::int64_t row_stride = 1, column_stride = 1;
+    bool extremes = false;  // pooling units: the largest value of a window plus the smallest
 
     // Separable units: floats, [channels / lanes][repeat * repeat][taps * taps][lanes], filled up with zeros. With `repeat`
     // 2, x and the first skip have half the rows and columns, and each pixel of theirs stands for 2 x 2, for each of which

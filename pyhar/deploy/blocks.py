@@ -189,9 +189,10 @@ class Action(Layer):
             streams.append(_shrink(v))
         u = self.fusion(torch.cat(streams if carried is None else [*streams, carried], dim=1))
         c1 = ops.convolution_unit(u, self.scale1, self.shift1, self.conv1)
-        pooled = ops.pooling_unit(c1, 2) - ops.pooling_unit(-c1, 2)  # an odd side is padded, as "same" does
+        pooled = ops.extremes_unit(c1, 2)  # an odd side is padded, as "same" does
         maps = ops.convolution_unit(pooled, self.scale2, self.shift2, self.heads)
-        logits = (maps.amax(dim=(2, 3)) + maps.amin(dim=(2, 3))).split(self.classes, dim=1)
+        whole = maps.shape[2], maps.shape[3]
+        logits = ops.extremes_unit(maps, max(whole), whole).flatten(1).split(self.classes, dim=1)
         if self.reinjection is None:
             return None, list(logits)
         back = ops.upsampling_unit(maps)

@@ -57,6 +57,7 @@ from pyhar.ops.softmax import spatial_softmax
 from pyhar.ops.units import (
     bottleneck_unit,
     convolution_unit,
+    extremes_unit,
     pooling_unit,
     separable_unit,
     stem_unit,
@@ -73,6 +74,7 @@ __all__ = [
     "decode_pose_and_appearance",
     "depthwise_conv",
     "expectation",
+    "extremes_unit",
     "pool_appearance",
     "pool_appearance_from_probs",
     "pooling_unit",

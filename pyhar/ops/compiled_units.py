@@ -7,6 +7,7 @@ those are at work they refuse, and plain PyTorch serves.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -66,13 +67,13 @@ def add_units(backend: str) -> None:
         if hasattr(KERNELS[backend], "int8_units_why_not"):
             register(f"int8_{operator}", backend, int8, int8_why_not)
 
-    def pooling(x: Tensor, kernel: int, stride: tuple[int, int]) -> Tensor:
+    def pooled(operator: str, x: Tensor, kernel: int, stride: tuple[int, int]) -> Tensor:
         rows, columns = pooled_sides(x, stride)
         out = torch.empty(
             (*x.shape[:2], rows, columns), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
         )
         if out.numel():
-            KERNELS[backend].pooling_unit(x, kernel, stride, out)
+            getattr(KERNELS[backend], operator)(x, kernel, stride, out)
         return out
 
     def pooling_why_not(x: Tensor, kernel: int, stride: tuple[int, int]) -> str | None:
@@ -103,7 +104,9 @@ def add_units(backend: str) -> None:
 
     if hasattr(KERNELS[backend], "stem_unit"):
         register("stem_unit", backend, stem, stem_why_not)
-    register("pooling_unit", backend, pooling, pooling_why_not)
+    for operator in ("pooling_unit", "extremes_unit"):
+        if hasattr(KERNELS[backend], operator):
+            register(operator, backend, functools.partial(pooled, operator), pooling_why_not)
     join("separable_unit", 4, (3, 4, 5))
     join("upscaling_unit", 4, (3, 4))
     join("bottleneck_unit", 5, (3, 5, 6))

@@ -43,6 +43,7 @@ LAYERS = frozenset(
         "bottleneck_unit",
         "convolution_unit",
         "depthwise_conv",
+        "extremes_unit",
         "pooling_unit",
         "separable_unit",
         "stem_unit",

@@ -9,6 +9,7 @@ convolution is padded "same" with an odd kernel.
 - `bottleneck_unit`: y = expand(relu(reduce(a) + bias)) [+ shortcut(a)] + skips; the middle norm is folded into `reduce`
 - `convolution_unit`: y = weight(a) + skips, of any odd kernel, 1x1 included
 - `pooling_unit`: y = the largest value of each window; it has no prologue and nothing is added
+- `extremes_unit`: y = the largest value of each window plus the smallest; likewise
 - `upsampling_unit`: y = every pixel four times; likewise
 - `stem_unit`: y = weight(frames) with a stride; likewise
 
@@ -182,13 +183,18 @@ def pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int] = (2, 2), *, ba
         TypeError, ValueError: x is no maps, kernel or stride is not whole or less than 1.
         UserError: the backend asked for cannot serve the call.
     """
-    check_maps("x", x, "C")
-    if not isinstance(kernel, int):
-        raise TypeError(f"kernel: expected a whole number, got {kernel!r}")
-    if kernel < 1:
-        raise ValueError(f"kernel: expected 1 or more, got {kernel}")
-    _check_stride(stride)
+    _check_windows(x, kernel, stride)
     return run("pooling_unit", backend, x, kernel, stride)
+
+
+def extremes_unit(x: Tensor, kernel: int, stride: tuple[int, int] = (2, 2), *, backend: str | None = None) -> Tensor:
+    """Return the largest value of each k x k window plus the smallest: max-min pooling (Sec. 3.3), where what is
+    subtracted is the largest of the negated values.
+
+    Windows, arguments, result and errors are those of `pooling_unit`.
+    """
+    _check_windows(x, kernel, stride)
+    return run("extremes_unit", backend, x, kernel, stride)
 
 
 def upsampling_unit(x: Tensor, *, backend: str | None = None) -> Tensor:
@@ -261,6 +267,15 @@ def _shape(name: str, weight: Tensor) -> tuple[int, ...]:
     if weight.dim() != 4:
         raise ValueError(f"{name}: expected four dimensions, got shape {tuple(weight.shape)}")
     return weight.shape
+
+
+def _check_windows(x: Tensor, kernel: Any, stride: Any) -> None:
+    check_maps("x", x, "C")
+    if not isinstance(kernel, int):
+        raise TypeError(f"kernel: expected a whole number, got {kernel!r}")
+    if kernel < 1:
+        raise ValueError(f"kernel: expected 1 or more, got {kernel}")
+    _check_stride(stride)
 
 
 def _check_stride(stride: Any) -> None:
@@ -419,6 +434,10 @@ def _eager_pooling_unit(x: Tensor, kernel: int, stride: tuple[int, int]) -> Tens
     return F.max_pool2d(whole, kernel, stride)
 
 
+def _eager_extremes_unit(x: Tensor, kernel: int, stride: tuple[int, int]) -> Tensor:
+    return _eager_pooling_unit(x, kernel, stride) - _eager_pooling_unit(-x, kernel, stride)
+
+
 def _eager_stem_unit(frames: Tensor, weight: Tensor, stride: tuple[int, int]) -> Tensor:
     rows, columns = pooled_sides(frames, stride)
     kernel = weight.shape[-1]
@@ -438,3 +457,4 @@ register("upscaling_unit", "eager", _eager_upscaling_unit)
 register("bottleneck_unit", "eager", _eager_bottleneck_unit)
 register("convolution_unit", "eager", _eager_convolution_unit)
 register("pooling_unit", "eager", _eager_pooling_unit)
+register("extremes_unit", "eager", _eager_extremes_unit)

@@ -148,6 +148,21 @@ def test_pooling(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOAT32 + BFLOAT16 + WIDENED, indirect=True)
+@pytest.mark.parametrize("shape", [(2, 5, 7, 8), (1, 33, 9, 6), (3, 48, 128, 3)], ids=str)
+def test_extremes(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = channels_last(*shape, dtype=dtype)
+    x[0, 1, 2, 2], x[0, 0, :, 1] = float("nan"), float("inf")
+    for kernel, stride in ((2, (2, 2)), (3, (2, 2)), (2, (1, 2)), (max(shape), shape[2:])):
+        expected = ops.extremes_unit(x.double(), kernel, stride, backend="eager")
+        assert expected.isnan().any()
+        found = ops.extremes_unit(x, kernel, stride, backend="cpu")
+        torch.testing.assert_close(found, expected.to(dtype), rtol=0, atol=0, equal_nan=True)
+    whole = ops.extremes_unit(x, max(shape), shape[2:], backend="cpu")
+    torch.testing.assert_close(whole[..., 0, 0], x.amax(dim=(2, 3)) + x.amin(dim=(2, 3)), equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", FLOAT32 + BFLOAT16 + WIDENED, indirect=True)
 @pytest.mark.parametrize("shape", [(2, 5, 7, 8), (1, 33, 1, 1), (3, 48, 64, 3)], ids=str)
 def test_upsampling(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     x = channels_last(*shape, dtype=dtype)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyhar import ops
-from pyhar.models.blocks import EntryFlow, ResidualUnit, UpscalingUnit, _pad_same, batch_norm
+from pyhar.models.blocks import EntryFlow, ResidualUnit, UpscalingUnit, _pad_same, batch_norm, max_min_pool
 
 
 def folded(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -110,6 +110,16 @@ def test_pooling_unit_takes_windows_at_every_so_many_pixels(
         for j in range(y.shape[3]):
             top, left = stride[0] * i, stride[1] * j
             assert torch.equal(y[..., i, j], x[..., top : top + kernel, left : left + kernel].amax(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 8, 6), (1, 3, 4, 7)], ids=str)
+def test_extremes_unit_is_the_pooling_of_the_action_part(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    assert torch.equal(ops.extremes_unit(x, 2, backend="eager"), max_min_pool(x))
+    whole = ops.extremes_unit(x, max(shape[2:]), (shape[2], shape[3]), backend="eager")
+    assert torch.equal(whole.flatten(1), x.amax(dim=(2, 3)) + x.amin(dim=(2, 3)))
+    with pytest.raises(ValueError, match="kernel: expected 1 or more"):
+        ops.extremes_unit(x, 0)
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(0, (2, 2)), (2, (2, 0))])
