@@ -26,7 +26,7 @@ Scales = tuple[Tensor, ...]
 
 
 class _Format(NamedTuple):
-    """How kernels of the instruction set in use take weights; see csrc/cpu/unit.h."""
+    """How the kernels of the instruction set in use take weights; see csrc/cpu/unit.h."""
 
     lanes: int
     depth: int

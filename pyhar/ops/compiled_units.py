@@ -21,30 +21,33 @@ from pyhar.ops.units import pooled_sides, repeated
 def add_units(backend: str) -> None:
     """Register the units of `backend`, which `pyhar.ops.compiled.add_backend` has been given."""
 
-    def separable_of_repeated(*args: Any) -> None:
-        """The upscaling unit of a module that has none."""
-        x, *unit, beside, skips, out = args
-        x, beside = (repeated(maps).contiguous(memory_format=torch.channels_last) for maps in (x, beside))
-        KERNELS[backend].separable_unit(x, *unit, None, (beside, *skips), out)
+    def join(operator: str, out_weight: int, weights: tuple[int, ...], beside: int | None = None) -> None:
+        """`out_weight`, `weights`, `beside`: places of the weight with the output's channels, of all weights, and of
+        maps that are repeated as x is, among the arguments. With `beside`, the output has twice the sides of x."""
+        sides = 1 if beside is None else 2
 
-    def join(operator: str, out_weight: int, weights: tuple[int, ...]) -> None:
-        """`out_weight`, `weights`: places of the weight with the output's channels, and of all, among the arguments."""
-        sides = 2 if operator == "upscaling_unit" else 1  # of the output, in those of x
+        def launch(*args: Any, **scales: Any) -> None:
+            kernels = KERNELS[backend]
+            if beside is None or hasattr(kernels, operator):
+                getattr(kernels, operator)(*args, **scales)
+                return
+            x, *unit, low, skips, out = args
+            x, low = (repeated(maps).contiguous(memory_format=torch.channels_last) for maps in (x, low))
+            kernels.separable_unit(x, *unit, None, (low, *skips), out)
 
         def function(*args: Any, **scales: Any) -> Tensor:
             x = args[0]
             shape = (x.shape[0], args[out_weight].shape[0], sides * x.shape[2], sides * x.shape[3])
             out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
             if out.numel():
-                getattr(KERNELS[backend], operator, separable_of_repeated)(*args, out, **scales)
+                launch(*args, out, **scales)
             return out
 
         def given(args: tuple[Any, ...]) -> tuple[Tensor, ...]:
             return tuple(args[place] for place in weights if args[place] is not None)
 
         def added(args: tuple[Any, ...]) -> tuple[Tensor, ...]:
-            """Maps beside x."""
-            return (args[5], *args[-1]) if operator == "upscaling_unit" else args[-1]
+            return args[-1] if beside is None else (args[beside], *args[-1])
 
         def why_not(*args: Any) -> str | None:
             reason = _needs_plain(args)
@@ -108,7 +111,7 @@ def add_units(backend: str) -> None:
         if hasattr(KERNELS[backend], operator):
             register(operator, backend, functools.partial(pooled, operator), pooling_why_not)
     join("separable_unit", 4, (3, 4, 5))
-    join("upscaling_unit", 4, (3, 4))
+    join("upscaling_unit", 4, (3, 4), beside=5)
     join("bottleneck_unit", 5, (3, 5, 6))
     join("convolution_unit", 3, (3,))
 
