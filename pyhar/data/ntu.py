@@ -1,7 +1,7 @@
 """NTU RGB+D: sixty actions of forty people before three Kinects; video, and 3D joints that the Kinects tracked.
 
-`read` takes the owners' folders (nturgb+d_rgb/*_rgb.avi, nturgb+d_skeletons/*.skeleton), or the videos with a pickle of
-joints of pyskl or mmaction2. Shahroudy et al., NTU RGB+D, CVPR 2016.
+`read` takes the owners' files (*_rgb.avi, *.skeleton) from whatever folders they were unpacked into, or the videos with
+a pickle of joints of pyskl or mmaction2. Shahroudy et al., NTU RGB+D, CVPR 2016.
 """
 
 from __future__ import annotations
@@ -18,7 +18,16 @@ from pyhar.data.index import Index
 from pyhar.data.index_builder import IndexBuilder
 from pyhar.data.layouts import PA16, PA17
 from pyhar.data.ntu_bodies import fit_pinhole, is_plausible, join_tracks, rank_bodies
-from pyhar.data.ntu_files import Annotation, Array, Body, Name, read_annotations, read_missing, read_skeleton
+from pyhar.data.ntu_files import (
+    Annotation,
+    Array,
+    Body,
+    Name,
+    find_files,
+    read_annotations,
+    read_missing,
+    read_skeleton,
+)
 from pyhar.data.parsing import VideoHeader, check_splits, read_video_header
 from pyhar.errors import UserError, unknown_name
 
@@ -105,8 +114,8 @@ USUAL_CAMERA = np.array([1060.0, 1060.0, 970.0, 550.0])
 MARGIN = 0.5
 """The crop is this share larger than the longer side of the joints' box, as in the authors' code: a head's middle and
 ankles are its ends."""
-_VIDEO_FOLDERS = ("nturgb+d_rgb", "nturgbd_rgb", "rgb", "videos", ".")
-_SKELETON_FOLDERS = ("nturgb+d_skeletons", "nturgb+d_skeletons60", "skeletons", ".")
+_VIDEO, _SKELETON = "_rgb.avi", ".skeleton"
+"""How the owners' files are called after the recording's name."""
 
 
 @dataclass
@@ -143,7 +152,8 @@ def read(
     whether the Kinect's left joints are the layout's right ones, as in the authors' code: its colour pictures are
     mirrored, so its left arm lies where other data sets see a right one; False takes sides as the Kinect names them.
     layout: "pa17" or "pa16". people: how many people of an action of two (A050 on) get a sequence of their own.
-    annotations: the pickle; None: the one *.pkl in `root`. check_media: open each video to compare its size and length
+    annotations: the pickle; None: the one *.pkl in `root`, or both halves of the protocol, such as
+    ntu60_xsub_train.pkl and ntu60_xsub_val.pkl. check_media: open each video to compare its size and length
     with the joints; without it joints are not cut to the video's length. required: splits that must not be empty.
 
     Each sequence is one person through all frames of a video; frames in which the Kinect had lost them have no known
@@ -170,17 +180,17 @@ def read(
     if not root.is_dir():
         raise UserError(f"ntu: there is no folder {root}")
     builder = IndexBuilder("ntu", PA17 if layout == "pa17" else PA16, ACTIONS)
-    skeletons = next((f for f in _SKELETON_FOLDERS if next((root / f).glob("S*.skeleton"), None)), None)
-    if source == "auto":
-        source = "pickle" if annotations is not None or skeletons is None else "owners"
-    if source == "owners":
-        if skeletons is None:
-            raise UserError(f"ntu: {root} has no nturgb+d_skeletons/*.skeleton: give the folder that holds it")
-        recordings = _owners(root / skeletons, _listed(root), builder)
-    elif source == "pickle":
-        recordings = _pickled(Path(annotations or _find_pickle(root)), PROTOCOLS[protocol], builder)
-    else:
+    if source not in ("auto", "owners", "pickle"):
         raise unknown_name("source of ntu", source, ("owners", "pickle"))
+    skeletons = {} if source == "pickle" or annotations is not None else find_files(root, _SKELETON)
+    if source == "owners" and not skeletons:
+        raise UserError(f"ntu: {root} has no nturgb+d_skeletons/*.skeleton: give the folder that holds it")
+    source = "owners" if skeletons else "pickle"
+    if skeletons:
+        recordings = _owners(skeletons, _listed(root), builder)
+    else:
+        prefix = PROTOCOLS[protocol]
+        recordings = _pickled([Path(annotations)] if annotations else _find_pickles(root, prefix), prefix, builder)
     notes = _fill(
         builder, root, recordings, protocol, KINECT["mirrored" if mirror else "as named"], people, check_media
     )
@@ -198,18 +208,19 @@ def _fill(
     check_media: bool,
 ) -> dict[str, Any]:
     """Add every recording to the index; returns notes about them all."""
-    folder = next((f for f in _VIDEO_FOLDERS if next((root / f).glob("S*_rgb.avi"), None)), _VIDEO_FOLDERS[0])
+    videos = find_files(root, _VIDEO)
     joints, errors, boxed = len(builder.layout.joints), list[float](), False
     cut: dict[str, list[str]] = {}
     scaled: dict[str, int] = {}
     for one in recordings:
-        media = f"{folder}/{one.name}_rgb.avi"
+        video = videos.get(one.name, root / "nturgb+d_rgb" / f"{one.name}{_VIDEO}")
+        media = video.relative_to(root).as_posix()
         header, wrong = VideoHeader(*one.size, 0), None
-        if not (root / media).is_file():
-            wrong = f"video missing from {folder}/" if check_media else None
+        if one.name not in videos:
+            wrong = "video missing" if check_media else None
         elif check_media:
             try:
-                header = read_video_header(root / media)
+                header = read_video_header(video)
             except UserError:
                 wrong = "video damaged"
         if wrong is not None:
@@ -327,41 +338,49 @@ def _listed(root: Path) -> set[str]:
     return names
 
 
-def _owners(folder: Path, missing: set[str], builder: IndexBuilder) -> Iterator[_Recording]:
-    for path in sorted(folder.glob("[!.]*.skeleton")):
-        parts = Name.of(path.stem)
+def _owners(skeletons: dict[str, Path], missing: set[str], builder: IndexBuilder) -> Iterator[_Recording]:
+    for name, path in sorted(skeletons.items()):
+        parts = Name.of(name)
         if parts is None:
-            builder.skip("name is not SsssCcccPpppRrrrAaaa", path.stem)
-        elif path.stem in missing:
-            builder.skip("on the list of recordings without skeletons", path.stem)
+            builder.skip("name is not SsssCcccPpppRrrrAaaa", name)
+        elif name in missing:
+            builder.skip("on the list of recordings without skeletons", name)
         elif not 1 <= parts.action <= len(ACTIONS):
-            builder.skip("unknown action", path.stem)
+            builder.skip("unknown action", name)
         else:
             try:
                 bodies = rank_bodies(join_tracks(read_skeleton(path)))
             except UserError:
-                builder.skip("skeleton damaged", path.stem)
+                builder.skip("skeleton damaged", name)
                 continue
             if not bodies:
-                builder.skip("no bodies", path.stem)
+                builder.skip("no bodies", name)
                 continue
-            yield _Recording(path.stem, parts, parts.action - 1, bodies, True, FULL_SIZE)
+            yield _Recording(name, parts, parts.action - 1, bodies, True, FULL_SIZE)
 
 
-def _find_pickle(root: Path) -> Path:
+def _find_pickles(root: Path, prefix: str) -> list[Path]:
     # Names that begin with a dot are what macOS adds to the files of others.
     found = sorted(path for path in root.glob("*.pkl") if not path.name.startswith("."))
     if not found:
         raise UserError(
             f"ntu: {root} has neither nturgb+d_skeletons/*.skeleton nor a pickle (*.pkl) of pyskl or mmaction2"
         )
+    halves = [path for path in found if path.stem.endswith((f"{prefix}_train", f"{prefix}_val"))]
+    if len(found) > 1 and len(halves) == 2:
+        return halves
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise UserError(f"ntu: {root} has several pickles ({names}): name one with the option annotations={found[0]}")
-    return found[0]
+    return found
 
 
-def _pickled(path: Path, prefix: str, builder: IndexBuilder) -> Iterator[_Recording]:
+def _pickled(paths: list[Path], prefix: str, builder: IndexBuilder) -> Iterator[_Recording]:
+    for path in paths:
+        yield from _of_pickle(path, prefix, builder)
+
+
+def _of_pickle(path: Path, prefix: str, builder: IndexBuilder) -> Iterator[_Recording]:
     splits, found, skipped = read_annotations(path)
     for reason, names in skipped.items():
         for name in names:

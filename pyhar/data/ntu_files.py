@@ -5,7 +5,9 @@ Bodies are (T, 25, ..) as the Kinect tracked them: which of them is the person i
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,29 @@ class Name:
         """The parts of "SsssCcccPpppRrrrAaaa"; None if it is no such name."""
         match = _NAME.fullmatch(text)
         return cls(*map(int, match.groups())) if match else None
+
+
+def find_files(root: Path, ending: str) -> dict[str, Path]:
+    """Files S*`ending` in `root` and two levels of folders below, by what stands before the ending.
+
+    The owners' archives are unpacked into one folder or into one for each setup; of files of one name the least deep
+    counts. Folders that are named after a recording hold its frames, and are not looked into.
+    """
+    found: dict[str, Path] = {}
+    folders = [root]
+    for _ in range(3):
+        below: list[Path] = []
+        for folder in folders:
+            with suppress(PermissionError), os.scandir(folder) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    name = entry.name.removesuffix(ending)
+                    if entry.is_dir():
+                        if not entry.name.startswith(".") and not _NAME.match(entry.name):
+                            below.append(folder / entry.name)
+                    elif entry.name.startswith("S") and name != entry.name:
+                        found.setdefault(name, folder / entry.name)
+        folders = below
+    return found
 
 
 @dataclass

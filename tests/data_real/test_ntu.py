@@ -80,6 +80,30 @@ def test_owners_files(tmp_path: Path) -> None:
         read(tmp_path, protocol="crossview")
 
 
+def test_one_folder_for_each_setup(tmp_path: Path) -> None:
+    names = ["S001C001P001R001A001", "S002C002P003R002A060", "S003C003P008R001A049"]
+    writer.write_owners(tmp_path, {name: [writer.track(8)] for name in names})
+    # As archives are unpacked: each into a folder of its own name, with the owners' folder in it or without.
+    for name, place in zip(names, ("nturgbd_rgb_s001/nturgb+d_rgb", "nturgbd_rgb_s002", "."), strict=True):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "nturgb+d_rgb" / f"{name}_rgb.avi").rename(tmp_path / place / f"{name}_rgb.avi")
+    skeletons = tmp_path / "nturgbd_skeletons_s001_to_s017"
+    skeletons.mkdir()
+    (tmp_path / "nturgb+d_skeletons").rename(skeletons / "nturgb+d_skeletons")
+    # Neither frames of a video nor what lies deeper is taken for a video.
+    (tmp_path / "frames" / f"{names[0]}_rgb.avi").mkdir(parents=True)
+    (tmp_path / names[0]).mkdir()
+    (tmp_path / names[0] / f"{names[1]}_rgb.avi").touch()
+    index = read(tmp_path)
+    assert list(index.names) == [f"ntu/{name}" for name in names]
+    assert list(index.media) == [
+        f"nturgbd_rgb_s001/nturgb+d_rgb/{names[0]}_rgb.avi",
+        f"nturgbd_rgb_s002/{names[1]}_rgb.avi",
+        f"{names[2]}_rgb.avi",
+    ]
+    assert "skipped" not in index.notes
+
+
 def test_crops_are_half_as_large_again_as_the_joints(tmp_path: Path) -> None:
     writer.write_owners(tmp_path, {ONE: [writer.track(8, seed=1)]})
     prepare("ntu", tmp_path, progress=False)
@@ -342,7 +366,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
     assert list(index.names) == [f"ntu/{names[1]}"]
     assert index.notes["skipped"] == {
         "name is not SsssCcccPpppRrrrAaaa": ["S001-A011"],
-        "video missing from nturgb+d_rgb/": [names[2]],
+        "video missing": [names[2]],
         "video damaged": [names[3]],
         "skeleton damaged": [names[4], names[5], names[6], names[8]],
         "no bodies": [names[7]],

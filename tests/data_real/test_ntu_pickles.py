@@ -130,6 +130,19 @@ def test_pickle_of_coco_joints_has_actions_and_splits(tmp_path: Path) -> None:
         assert [SPLITS[one] for one in index.split] == ["train" if i in train else "test" for i in range(3)]
 
 
+def test_one_pickle_for_each_split(tmp_path: Path) -> None:
+    # mmaction2 once gave each split a file of its own: a list without splits.
+    train, test = "S001C001P001R001A001", "S001C002P003R002A060"
+    body, scores = np.random.default_rng(0).uniform(300, 800, (6, 17, 2)), np.ones((6, 17))
+    for half, name in (("train", train), ("val", test)):
+        (tmp_path / f"ntu60_xsub_{half}.pkl").write_bytes(pickle.dumps([writer.annotation_2d(name, [body], [scores])]))
+    index = read(tmp_path, check_media=False, required=("train", "test"))
+    assert list(index.names) == [f"ntu/{train}", f"ntu/{test}"]
+    assert [SPLITS[one] for one in index.split] == ["train", "test"]
+    with pytest.raises(UserError, match="several pickles"):
+        read(tmp_path, check_media=False, protocol="cross-view")
+
+
 def test_pickle_that_is_named_after_the_videos(tmp_path: Path) -> None:
     # mmaction2's ntu_pose_extraction.py calls a recording S001C001P001R001A007_rgb.
     names = ["S001C001P001R001A007_rgb", "videos/S001C002P003R002A060_rgb"]
